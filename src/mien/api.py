@@ -1,0 +1,116 @@
+"""The Python surface's few verbs, each a thin line over the stage that does the work."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from mien.authors import author_from_templates
+from mien.chat import ask
+from mien.directions import Direction
+from mien.directions import load_direction as load_folder
+from mien.engines.hf import HfEngine
+from mien.errors import InputError
+from mien.home import find_direction, folder_for
+from mien.jobs import extract as extraction
+from mien.judge import LikelihoodJudge
+from mien.models import Model
+from mien.progress import Progress
+from mien.records import Conversation, Judge, Message, Rollout, Sampling, WriteRequest
+from mien.spec import TraitSpec
+
+
+def extract(
+    what: str | TraitSpec,
+    model: Model,
+    *,
+    name: str | None = None,
+    out: str | Path | None = None,
+    budget: str = "small",
+    seed: int = 0,
+    judge: Judge | None = None,
+    progress: Progress | None = None,
+) -> Direction:
+    """One sentence, or a spec, to a validated direction, kept with its card in `out` (default: mien's home).
+
+    Args:
+        what: a sentence about the trait, or a `TraitSpec`.
+        model: writes, is read, and judges unless `judge` is given.
+        name: what to call it; taken from the sentence if not given.
+        out: folder of the run; the same call goes on with what lies there.
+        budget: `small` (minutes on a laptop) or `paper`.
+        seed: of everything random.
+        judge: another judge.
+        progress: told how far it is.
+
+    Raises:
+        SpecError: the sentence says nothing that can be asked for.
+        NothingKeptError: the model does not play the trait at all.
+        RunError: `out` holds another run.
+    """
+    spec = what if isinstance(what, TraitSpec) else author_from_templates(what, name)
+    engine = HfEngine(model)
+    folder = Path(out) if out is not None else folder_for(model.info.id, spec.name)
+    return extraction.extract(
+        spec,
+        engine,
+        judge or LikelihoodJudge(engine, engine, spec),
+        folder,
+        budget=budget,
+        seed=seed,
+        progress=progress,
+    )
+
+
+def load_direction(name_or_folder: str | Path, model: Model | None = None) -> Direction:
+    """A direction by folder, or by the name it was extracted under for `model`.
+
+    Raises:
+        InputError: there is none.
+        FormatError: its files are corrupt.
+        FingerprintError: it was made for another model than the one given.
+    """
+    if model is None:
+        return load_folder(Path(name_or_folder))
+    direction = load_folder(find_direction(str(name_or_folder), model.info.id))
+    direction.check_model(model.info)
+    return direction
+
+
+def answer(
+    model: Model, messages: str | Sequence[Message], *, max_tokens: int = 128, temperature: float = 0.0, seed: int = 0
+) -> str:
+    """The model's answer; interventions of an enclosing `steered` apply.
+
+    Args:
+        model: who answers.
+        messages: a question, or a conversation that ends with the user's message.
+        max_tokens: longest answer.
+        temperature: 0 is greedy.
+        seed: of the answer's random stream.
+    """
+    conversation: Conversation = ask(messages) if isinstance(messages, str) else tuple(messages)
+    request = WriteRequest("answer", conversation, seed)
+    batches = HfEngine(model).write([request], Sampling(max_tokens, temperature), read=False)
+    return next(iter(batches))[0][0].text
+
+
+def read(model: Model, direction: Direction, question: str, answer: str, layer: int | None = None) -> float:
+    """Mean projection of an answer's tokens on a direction: in sigma of its baseline if it has one, else raw.
+
+    Raises:
+        InputError: the answer is empty.
+        FingerprintError: the direction was made for another model.
+    """
+    direction.check_model(model.info)
+    at = direction.layer if layer is None else layer
+    ids = model.chat.response_ids(answer)
+    if not ids:
+        raise InputError("An empty answer has no tokens to read.")
+    rollout = Rollout("read", ask(question), answer, model.chat.prompt_ids(ask(question)), ids, None, "stop")
+    reading = next(iter(HfEngine(model).read([rollout], [at])))[0]
+    import torch
+
+    raw = float(direction.project(torch.from_numpy(reading.mean[0]), at))
+    at_baseline = direction.card.baseline is not None and at == direction.card.recommended_layer
+    return float(direction.sigma(raw, at)) if at_baseline else raw

@@ -1,0 +1,134 @@
+"""Messages to token ids and back. The only file that knows chat templates, and the plain transcript of base models.
+
+Prompt and response are tokenised apart and their ids joined: tokenising the joined text merges tokens across the
+seam. This file does not know what the ids are used for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from mien.errors import InputError, ModelError
+from mien.records import Conversation, Message
+
+_SENTINEL = "mienprobe"
+
+
+class Chat:
+    """One model's way of writing conversations down.
+
+    Chat models: their own template. Base models (no template): `User: ...` / `Assistant:` paragraphs, where an answer
+    ends at the next `User:` line.
+    """
+
+    def __init__(self, tokenizer: Any, generation_config: Any = None) -> None:
+        self.tokenizer = tokenizer
+        self.templated: bool = bool(getattr(tokenizer, "chat_template", None))
+        self.system_allowed = self.templated and self._takes_system()
+        self.stop_ids: frozenset[int] = self._find_stop_ids(generation_config)
+        """Ids that end an answer; never part of it."""
+        self.stop_strings: tuple[str, ...] = () if self.templated else ("\nUser:", "\nAssistant:", "\nSystem:")
+        """Texts that end an answer of a base model."""
+        self.pad_id: int = self._pad_id()
+        self._bos = self._own_bos()
+
+    def prompt_ids(self, conversation: Conversation) -> tuple[int, ...]:
+        """Ids of the conversation up to where the next answer begins.
+
+        Raises:
+            InputError: empty, or the last message is not the user's.
+        """
+        if not conversation or conversation[-1].role != "user":
+            raise InputError("A conversation to be answered must end with a user message.")
+        return tuple(self._encode(self._render(conversation, open_turn=True)))
+
+    def response_ids(self, text: str) -> tuple[int, ...]:
+        """Ids of an answer's text, tokenised apart from its prompt, without end-of-turn."""
+        body = text if self.templated else " " + text.strip()
+        return tuple(self._encode(body))
+
+    def text(self, ids: Sequence[int]) -> str:
+        """The text of an answer's ids."""
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
+
+    def raw_text(self, ids: Sequence[int]) -> str:
+        """The text of ids, blanks and all: what stop strings are looked for in."""
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=False))
+
+    def plain_ids(self, text: str) -> tuple[int, ...]:
+        """Ids of running text that is no conversation, with the tokenizer's own beginning-of-text if it has one."""
+        return tuple(self.tokenizer(text)["input_ids"])
+
+    def _encode(self, text: str) -> list[int]:
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def _render(self, conversation: Conversation, *, open_turn: bool) -> str:
+        if not self.templated:
+            return self._transcript(conversation, open_turn=open_turn)
+        messages = conversation if self.system_allowed else fold_system(conversation)
+        rendered = self.tokenizer.apply_chat_template(
+            [{"role": m.role, "content": m.content} for m in messages],
+            tokenize=False,
+            add_generation_prompt=open_turn,
+        )
+        return str(rendered)
+
+    def _transcript(self, conversation: Conversation, *, open_turn: bool) -> str:
+        names = {"user": "User: ", "assistant": "Assistant: ", "system": ""}
+        paragraphs = [names[m.role] + m.content.strip() for m in conversation]
+        text = self._bos + "\n\n".join(paragraphs)
+        return text + "\n\nAssistant:" if open_turn else text
+
+    def _own_bos(self) -> str:
+        """Beginning-of-text, if the tokenizer puts it before text on its own: base models were trained with it."""
+        bos = getattr(self.tokenizer, "bos_token_id", None)
+        return str(self.tokenizer.bos_token) if bos is not None and list(self.plain_ids("x"))[:1] == [bos] else ""
+
+    def _takes_system(self) -> bool:
+        marker = (Message("system", _SENTINEL), Message("user", "x"))
+        try:
+            text = self.tokenizer.apply_chat_template(
+                [{"role": m.role, "content": m.content} for m in marker], tokenize=False, add_generation_prompt=True
+            )
+        except Exception:  # templates raise whatever they like, jinja2's own error among it
+            return False
+        return _SENTINEL in text
+
+    def _find_stop_ids(self, generation_config: Any) -> frozenset[int]:
+        """End-of-text ids of tokenizer and generation config, and the special token that closes an assistant turn."""
+        found: set[int] = set()
+        for owner in (self.tokenizer, generation_config):
+            ids = getattr(owner, "eos_token_id", None)
+            found.update([ids] if isinstance(ids, int) else ids or [])
+        if self.templated:
+            try:
+                closed = self._render((Message("user", "x"), Message("assistant", _SENTINEL)), open_turn=False)
+            except Exception as error:
+                raise ModelError(f"The model's chat template cannot be used: {str(error)[:150]}") from error
+            special = set(self.tokenizer.all_special_ids) | set(getattr(self.tokenizer, "added_tokens_decoder", {}))
+            tail = self._encode(closed.rpartition(_SENTINEL)[2])
+            found.update(i for i in tail[:1] if i in special)
+        return frozenset(found)
+
+    def _pad_id(self) -> int:
+        for name in ("pad_token_id", "eos_token_id", "unk_token_id"):
+            value = getattr(self.tokenizer, name, None)
+            if isinstance(value, int):
+                return value
+        return 0
+
+
+def fold_system(conversation: Conversation) -> Conversation:
+    """The same conversation for a template without a system role: system text goes before the first user message."""
+    system = "\n\n".join(m.content for m in conversation if m.role == "system")
+    rest = [m for m in conversation if m.role != "system"]
+    if not system or not rest:
+        return tuple(rest)
+    return (Message(rest[0].role, f"{system}\n\n{rest[0].content}"), *rest[1:])
+
+
+def ask(question: str, system: str | None = None) -> Conversation:
+    """A conversation of one user message, after a system prompt if there is one."""
+    head = (Message("system", system),) if system else ()
+    return (*head, Message("user", question))

@@ -1,0 +1,70 @@
+"""The `mien` command. One file a command: parse, call, print. Nothing heavy is imported before a command runs."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from mien import __version__
+from mien.errors import MienError
+
+_COMMANDS = {
+    "extract": "one sentence (or a spec) to a validated direction",
+    "steer": "answers with and without a direction, side by side",
+    "show": "what is known about a direction",
+    "traits": "the library of traits, and the directions kept here",
+    "import": "another tool's file into a direction",
+    "export": "a direction into another tool's file",
+}
+
+
+class _Lazy(click.Group):
+    """Loads a command's file when it is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        from importlib import import_module
+
+        if cmd_name not in _COMMANDS:
+            return None
+        command = import_module(f"mien.cli.{cmd_name}_command").command
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(_COMMANDS.items()))
+
+
+@click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="mien")
+def group() -> None:
+    """Measure, watch and hold the character that a language model plays."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line. What mien refuses to do is one sentence on stderr and an exit code of its own."""
+    try:
+        code = group.main(arguments, standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
+    except MienError as error:
+        click.echo(f"mien: {error}", err=True)
+        sys.exit(error.exit_code)
+    except click.exceptions.Exit as error:
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("mien: stopped; what was done is kept, and the same command goes on from there.", err=True)
+        sys.exit(130)
+    except MemoryError:
+        click.echo("mien: out of memory; use a smaller model or --dtype bfloat16.", err=True)
+        sys.exit(1)
+    except OSError as error:
+        # Mostly a full or read-only disk, met in a library that mien called.
+        click.echo(f"mien: {error.strerror or error}{f': {error.filename}' if error.filename else ''}.", err=True)
+        sys.exit(6)

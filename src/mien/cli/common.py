@@ -1,0 +1,115 @@
+"""What commands share: model options, output as text or JSON, progress on stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mien.errors import InputError
+
+if TYPE_CHECKING:
+    from mien.models import Model
+
+DEFAULT_MODEL = "smollm2-135m"
+
+
+def model_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """--model, --adapter, --device, --dtype."""
+    for option in (
+        click.option("--dtype", default=None, help="float32, bfloat16 or float16; default: the faster one here."),
+        click.option("--device", default=None, help="cpu, cuda, mps, or auto to spread; default: the best there is."),
+        click.option("--adapter", default=None, help="PEFT adapter to put on the model."),
+        click.option("--model", default=DEFAULT_MODEL, show_default=True, help="Hub id, folder or GGUF file."),
+    ):
+        function = option(function)
+    return function
+
+
+def output_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """--json, --quiet."""
+    function = click.option("--quiet", is_flag=True, help="No progress, only the result.")(function)
+    return click.option("--json", "as_json", is_flag=True, help="The result as JSON on stdout.")(function)
+
+
+def load_model(model: str, adapter: str | None, device: str | None, dtype: str | None, quiet: bool) -> Model:
+    """Load, and say on stderr what was chosen."""
+    from mien.models import load
+
+    loaded = load(model, device=device, dtype=dtype, adapter=adapter)
+    if not quiet:
+        info = loaded.info
+        kind = "chat model" if info.chat else "base model, read through a plain User:/Assistant: transcript"
+        click.echo(
+            f"{info.id}: {info.n_layers} layers of {info.d_model}, {info.dtype} on {info.device}, {kind}", err=True
+        )
+    return loaded
+
+
+def emit(value: Any, as_json: bool, text: str) -> None:
+    """Print the result."""
+    click.echo(json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) if as_json else text)
+
+
+def numbers(text: str, what: str) -> float:
+    """A number from an option's part.
+
+    Raises:
+        InputError: it is none.
+    """
+    try:
+        return float(text)
+    except ValueError as error:
+        raise InputError(f"{text!r} is no number; {what}.") from error
+
+
+class Bar:
+    """Progress of the running step on one line of a terminal: rate and time left; plain lines elsewhere."""
+
+    def __init__(self) -> None:
+        self._live = sys.stderr.isatty()
+        self._what, self._total, self._start, self._tokens = "", 0, 0.0, 0
+        self._begun = time.monotonic()
+
+    def begin(self, what: str, total: int) -> None:
+        """A step begins."""
+        self._end_line()
+        self._what, self._total, self._start, self._tokens = what, total, time.monotonic(), 0
+        self._show(0)
+
+    def advance(self, done: int, tokens: int = 0) -> None:
+        """Some of it is done."""
+        self._tokens += tokens
+        self._show(done)
+
+    def note(self, text: str) -> None:
+        """A line of its own."""
+        self._end_line()
+        click.echo(text, err=True)
+
+    def close(self) -> None:
+        """Leave the terminal's line."""
+        self._end_line()
+
+    def _show(self, done: int) -> None:
+        spent = time.monotonic() - self._start
+        parts = [f"{time.monotonic() - self._begun:5.0f} s  {self._what}"]
+        if done:
+            parts.append(f"{done}/{self._total}")
+            if self._tokens and spent > 0.1:
+                parts.append(f"{self._tokens / spent:.0f} tokens/s")
+            if done < self._total:
+                parts.append(f"about {spent / done * (self._total - done):.0f} s left")
+        line = ", ".join(parts)
+        if self._live:
+            click.echo("\r\x1b[2K" + line[:110], nl=False, err=True)
+        elif done == 0:
+            click.echo(line, err=True)
+
+    def _end_line(self) -> None:
+        if self._live and self._what:
+            click.echo("\r\x1b[2K", nl=False, err=True)

@@ -1,0 +1,182 @@
+"""The transformers engine: writes, reads and scores with one loaded model, on any device it runs on.
+
+Writing has its own loop, because the residual means are taken as the tokens appear, prompts that are sampled several
+times are prefilled once, each answer draws from its own random stream, and each row has its own interventions.
+This file does not know traits, judges or directions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from mien.engines.hf_batch import Batch, Prompted, cache_bytes_per_token, left_padded, pack, write_batch
+from mien.errors import ModelError
+from mien.models import Model
+from mien.records import Conversation, Intervention, ModelInfo, Reading, Rollout, Sampling, ScoreRequest, WriteRequest
+from mien.residual import SpanMeans, edited, require_finite, run_partly, stopping_after, watched
+
+
+@dataclass(frozen=True)
+class HfEngine:
+    """`records.Engine` over a transformers model."""
+
+    model: Model
+    max_rows: int = 64
+    """Most sequences in one batch."""
+    cache_bytes: int = 2 << 30
+    """Most memory for keys and values of one batch; batches shrink to fit."""
+    read_tokens: int = 8192
+    """Most tokens, padding included, in one forward pass over given texts."""
+    score_tokens: int = 6144
+    """The same where logits of every position are wanted."""
+
+    @property
+    def info(self) -> ModelInfo:
+        return self.model.info
+
+    def write(
+        self,
+        requests: Sequence[WriteRequest],
+        sampling: Sampling,
+        *,
+        read: bool = True,
+        done: Container[str] = frozenset(),
+    ) -> Iterator[list[tuple[Rollout, Reading | None]]]:
+        prompted = [Prompted(r, self.model.chat.prompt_ids(r.conversation)) for r in requests]
+        self._check_room(prompted, sampling.max_tokens)
+        limit = self.cache_bytes // cache_bytes_per_token(self.model)
+        for batch in pack(prompted, self.max_rows, limit, sampling.max_tokens):
+            if all(p.request.id in done for p in batch):
+                continue
+            with torch.inference_mode():
+                yield write_batch(self.model, Batch(batch), sampling, read)
+
+    def read(self, rollouts: Sequence[Rollout], layers: Sequence[int] | None = None) -> Iterator[list[Reading]]:
+        """Second-pass reading. `Reading.mean` is `[len(layers), d]`, rows in the order of `layers` (default: all)."""
+        wanted = list(range(self.model.n_layers)) if layers is None else list(layers)
+        order = sorted(range(len(rollouts)), key=lambda i: len(rollouts[i].prompt_ids) + len(rollouts[i].response_ids))
+        for chunk in self._chunks(order, [len(r.prompt_ids) + len(r.response_ids) for r in rollouts], self.read_tokens):
+            yield self._read_chunk([rollouts[i] for i in chunk], wanted)
+
+    def logprobs(
+        self, requests: Sequence[ScoreRequest], interventions: Sequence[Intervention] = ()
+    ) -> list[np.ndarray]:
+        """Every distinct conversation is run once, and its keys and values serve all the answers scored after it."""
+        results: list[np.ndarray | None] = [None] * len(requests)
+        prompts = {c: self.model.chat.prompt_ids(c) for c in {r.conversation for r in requests} if c}
+        pairs = [self._pair(request, prompts) for request in requests]
+        order = sorted(range(len(pairs)), key=lambda i: (len(pairs[i][0]), pairs[i][0], len(pairs[i][1]), i))
+        for chunk in self._chunks(order, [len(prompt) + len(answer) for prompt, answer in pairs], self.score_tokens):
+            rows = self._score_chunk([pairs[i] for i in chunk], interventions)
+            for i, row in zip(chunk, rows, strict=True):
+                results[i] = row
+        return [row for row in results if row is not None]
+
+    def _pair(
+        self, request: ScoreRequest, prompts: dict[Conversation, tuple[int, ...]]
+    ) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Ids that are given and ids that are scored."""
+        if not request.conversation:
+            ids = self.model.chat.plain_ids(request.text) if request.response_ids is None else request.response_ids
+            return ids[:1], ids[1:][: request.max_tokens]
+        answer = self.model.chat.response_ids(request.text) if request.response_ids is None else request.response_ids
+        return prompts[request.conversation], answer[: request.max_tokens]
+
+    def _check_room(self, prompted: Sequence[Prompted], max_tokens: int) -> None:
+        config = getattr(self.model.net, "config", None)
+        text_config = config.get_text_config() if config is not None and hasattr(config, "get_text_config") else config
+        room = getattr(text_config, "max_position_embeddings", None)
+        longest = max((len(p.ids) for p in prompted), default=0)
+        if isinstance(room, int) and longest + max_tokens > room:
+            raise ModelError(
+                f"A prompt of {longest} tokens and an answer of {max_tokens} do not fit the model's {room} positions."
+            )
+
+    def _chunks(self, order: Sequence[int], lengths: Sequence[int], most: int) -> Iterator[list[int]]:
+        """Batches of neighbours in `order` with at most `most` tokens, padding included."""
+        chunk: list[int] = []
+        longest = 0
+        for i in order:
+            wide = max(longest, lengths[i])
+            if chunk and (len(chunk) == self.max_rows or (len(chunk) + 1) * wide > most):
+                yield chunk
+                chunk, wide = [], lengths[i]
+            chunk.append(i)
+            longest = wide
+        if chunk:
+            yield chunk
+
+    def _read_chunk(self, rollouts: Sequence[Rollout], layers: list[int]) -> list[Reading]:
+        # Padding on the right needs no mask: a causal model's real tokens never look at what follows them.
+        rows = [r.prompt_ids + r.response_ids for r in rollouts]
+        width = max(max((len(r) for r in rows), default=1), 1)
+        ids = torch.full((len(rows), width), self.model.chat.pad_id)
+        for i, row in enumerate(rows):
+            ids[i, : len(row)] = torch.tensor(row, dtype=torch.long)
+        spans = [(len(r.prompt_ids), len(r.prompt_ids) + len(r.response_ids)) for r in rollouts]
+        sink = SpanMeans(spans, layers, self.model.blocks.d_model)
+        blocks = self.model.blocks
+        with torch.inference_mode(), watched(blocks, layers, sink), stopping_after(blocks, max(layers)):
+            run_partly(blocks, input_ids=ids.to(self.model.device), use_cache=False)
+        require_finite(sink.means, "Activations")
+        return [
+            Reading(r.id, sink.means[i].numpy(), end - start)
+            for i, (r, (start, end)) in enumerate(zip(rollouts, spans, strict=True))
+        ]
+
+    def _score_chunk(
+        self, pairs: Sequence[tuple[tuple[int, ...], tuple[int, ...]]], interventions: Sequence[Intervention]
+    ) -> list[np.ndarray]:
+        prefixes = list(dict.fromkeys(prompt[:-1] for prompt, _ in pairs))
+        width = max(len(prefix) for prefix in prefixes)
+        rows = [(i, None) for i in interventions]
+        with torch.inference_mode(), edited(self.model.blocks, rows, prompt_length=width + 1):
+            return _score(self.model, prefixes, pairs)
+
+
+def _score(
+    model: Model, prefixes: list[tuple[int, ...]], pairs: Sequence[tuple[tuple[int, ...], tuple[int, ...]]]
+) -> list[np.ndarray]:
+    """Log-probabilities of each pair's second part after its first. The first's last token begins the second pass,
+    because its logits are the ones that predict the answer's first token.
+    """
+    from transformers import DynamicCache
+
+    device, pad = model.device, model.chat.pad_id
+    cache = DynamicCache(config=model.net.config.get_text_config())  # type: ignore[union-attr, operator]
+    ids, mask = left_padded(prefixes, pad)
+    width = ids.shape[1]
+    if width:
+        positions = (mask.cumsum(1) - 1).clamp(min=0)
+        model.blocks.backbone(
+            input_ids=ids.to(device), attention_mask=mask.to(device), position_ids=positions.to(device),
+            past_key_values=cache, use_cache=True,
+        )  # fmt: skip
+        where = torch.tensor([prefixes.index(prompt[:-1]) for prompt, _ in pairs])
+        if len(prefixes) != len(pairs) or where.tolist() != list(range(len(pairs))):
+            cache.batch_select_indices(where.to(device))
+        mask = mask[where]
+    else:
+        mask = torch.ones(len(pairs), 0, dtype=torch.long)
+    longest = max(len(answer) for _, answer in pairs)
+    if not longest:
+        return [np.zeros(0, np.float32) for _ in pairs]
+    fed = torch.full((len(pairs), longest), pad)
+    target = torch.zeros(len(pairs), longest, dtype=torch.long)
+    for i, (prompt, answer) in enumerate(pairs):
+        fed[i, : len(answer)] = torch.tensor((prompt[-1:] + answer)[: len(answer)], dtype=torch.long)
+        target[i, : len(answer)] = torch.tensor(answer, dtype=torch.long)
+    real = torch.arange(longest)[None] < torch.tensor([len(answer) for _, answer in pairs])[:, None]
+    positions = mask.sum(1, keepdim=True) + torch.arange(longest)[None]
+    logits = model.net(
+        input_ids=fed.to(device), attention_mask=torch.cat([mask, real.long()], 1).to(device),
+        position_ids=positions.to(device), past_key_values=cache, use_cache=True,
+    ).logits  # fmt: skip
+    chosen = logits.gather(2, target.to(logits.device)[..., None])[..., 0].float()
+    scores = torch.stack([chosen[i] - logits[i].float().logsumexp(-1) for i in range(len(pairs))]).cpu()
+    require_finite(scores[real], "Log-probabilities")
+    return [scores[i, : len(answer)].numpy() for i, (_, answer) in enumerate(pairs)]

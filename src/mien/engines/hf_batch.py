@@ -1,0 +1,303 @@
+"""One batch of answers written with a transformers model, its residual means taken on the way.
+
+Columns of a batch: prompts padded on the left to one width, then one column a generated token. The state of a token
+exists only once the token has been fed forward, so answers cut at the limit get one more pass for their last token.
+This file does not know what the answers are for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from mien.models import Model
+from mien.records import Intervention, Reading, Rollout, Sampling, WriteRequest
+from mien.residual import edited, require_finite, watched
+
+
+@dataclass(frozen=True)
+class Prompted:
+    """A request with its prompt's ids."""
+
+    request: WriteRequest
+    ids: tuple[int, ...]
+
+    @property
+    def key(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Requests with one key share their prompt's pass: same ids, same interventions."""
+        return self.ids, tuple(id(i) for i in self.request.interventions)
+
+
+def cache_bytes_per_token(model: Model) -> int:
+    """Bytes of keys and values that one token of one sequence takes, estimated from the config."""
+    config = model.net.config.get_text_config()  # type: ignore[union-attr, operator]
+    heads = getattr(config, "num_attention_heads", 1)
+    kv_heads = getattr(config, "num_key_value_heads", None) or heads
+    head_dim = getattr(config, "head_dim", None) or model.blocks.d_model // heads
+    width = next(model.net.parameters()).element_size()
+    return max(1, int(2 * len(model.blocks.modules) * kv_heads * head_dim * width))
+
+
+def pack(prompted: Sequence[Prompted], max_rows: int, max_tokens: int, answer: int) -> Iterator[list[Prompted]]:
+    """Batches by length and memory, requests that share a prompt side by side. Depends on nothing but the arguments."""
+    order = sorted(range(len(prompted)), key=lambda i: (len(prompted[i].ids), prompted[i].ids, i))
+    batch: list[Prompted] = []
+    for i in order:
+        full = len(batch) == max_rows or (len(batch) + 1) * (len(prompted[i].ids) + answer) > max_tokens
+        if batch and full:
+            yield batch
+            batch = []
+        batch.append(prompted[i])
+    if batch:
+        yield batch
+
+
+def left_padded(rows: Sequence[tuple[int, ...]], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """`[b, s]` ids and mask, real tokens on the right."""
+    width = max(len(row) for row in rows)
+    ids = torch.full((len(rows), width), pad)
+    mask = torch.zeros(len(rows), width, dtype=torch.long)
+    for i, row in enumerate(rows):
+        if row:
+            ids[i, width - len(row) :] = torch.tensor(row, dtype=torch.long)
+            mask[i, width - len(row) :] = 1
+    return ids, mask
+
+
+class Batch:
+    """Rows being written: what each has so far. Rows leave as they end; `live` maps batch rows to requests."""
+
+    def __init__(self, prompted: Sequence[Prompted]) -> None:
+        self.prompted = list(prompted)
+        self.live = list(range(len(prompted)))
+        self.ids: list[list[int]] = [[] for _ in prompted]
+        self.logprobs: list[list[float]] = [[] for _ in prompted]
+        self.finish: list[str] = ["length" for _ in prompted]
+
+    def edits(self, device: torch.device) -> list[tuple[Intervention, torch.Tensor | None]]:
+        """Each distinct intervention with the live rows it belongs to (None: all), so that every row gets its own
+        interventions in its own order.
+        """
+        rows: dict[tuple[int, int], list[int]] = {}
+        objects: dict[int, Intervention] = {}
+        for row, which in enumerate(self.live):
+            for place, intervention in enumerate(self.prompted[which].request.interventions):
+                rows.setdefault((place, id(intervention)), []).append(row)
+                objects[id(intervention)] = intervention
+        ordered = sorted(rows.items(), key=lambda item: item[0][0])
+        everyone = len(self.live)
+        return [
+            (objects[key], None if len(where) == everyone else torch.tensor(where, device=device))
+            for (_, key), where in ordered
+        ]
+
+
+class _Sums:
+    """Running sums of the stream over response tokens, `[l, b, d]` float32, with a short memory.
+
+    A base model's stop string is recognised a few tokens late; the memory takes those tokens' states out again.
+    """
+
+    def __init__(self, model: Model, rows: int, memory: int) -> None:
+        shape = (model.n_layers, rows, model.blocks.d_model)
+        self.sums = torch.zeros(shape, dtype=torch.float32, device=model.device)
+        self.last = torch.zeros_like(self.sums)
+        self._recent: list[torch.Tensor] = []
+        self._memory = memory
+
+    def sink(self, layer: int, h: torch.Tensor) -> None:
+        self.last[layer, : h.shape[0]].copy_(h[:, -1])
+
+    def commit(self, live: Sequence[int]) -> None:
+        """Add the newest states of the live rows."""
+        if len(live) == self.sums.shape[1]:
+            self.sums += self.last
+        else:
+            self.sums[:, list(live)] += self.last[:, : len(live)]
+        if self._memory:
+            kept = torch.zeros_like(self.last)
+            kept[:, list(live)] = self.last[:, : len(live)]
+            self._recent = [*self._recent[-self._memory + 1 :], kept]
+
+    def forget(self, which: int, tokens: int) -> None:
+        """Take the newest `tokens` states of one request out again."""
+        for state in self._recent[len(self._recent) - tokens :]:
+            self.sums[:, which] -= state[:, which]
+
+
+STOP_MEMORY = 12
+"""Tokens within which a stop string must have been recognised; the longest is three to six."""
+
+
+def write_batch(model: Model, batch: Batch, sampling: Sampling, read: bool) -> list[tuple[Rollout, Reading | None]]:
+    """Write all rows of a batch; gives rollouts in the batch's order."""
+    memory = STOP_MEMORY if model.chat.stop_strings else 0
+    sums = _Sums(model, len(batch.prompted), memory) if read else None
+    randoms = _draws(batch, sampling)
+    state = _prefill(model, batch)
+    for step in range(sampling.max_tokens):
+        tokens, logprobs = _sample(state.logits, randoms[batch.live, step], sampling)
+        going = _take(model, batch, tokens, logprobs, sums)
+        _drop(state, batch, going)
+        if not batch.live:
+            break
+        last = step == sampling.max_tokens - 1
+        if not (last and sums is None):
+            _feed(model, state, batch, sums, logits=not last)
+    return [_finished(model, batch, i, sums) for i in range(len(batch.prompted))]
+
+
+@dataclass
+class _State:
+    """What the next forward pass needs: keys and values, the mask over all columns, each row's next position."""
+
+    cache: Any
+    mask: torch.Tensor
+    positions: torch.Tensor
+    logits: torch.Tensor
+    tokens: torch.Tensor
+    """`[b, 1]` newest token of every live row, not yet fed."""
+
+
+def _draws(batch: Batch, sampling: Sampling) -> torch.Tensor:
+    """`[b, max_tokens]` uniform numbers, each row from its own seed."""
+    rows = []
+    for prompted in batch.prompted:
+        generator = torch.Generator().manual_seed(prompted.request.seed)
+        rows.append(torch.rand(sampling.max_tokens, generator=generator, dtype=torch.float64))
+    return torch.stack(rows)
+
+
+def _prefill(model: Model, batch: Batch) -> _State:
+    """Run each distinct prompt once and give every row its keys and values."""
+    from transformers import DynamicCache
+
+    keys = list(dict.fromkeys(p.key for p in batch.prompted))
+    first = {p.key: p for p in reversed(batch.prompted)}
+    ids, mask = left_padded([key[0] for key in keys], model.chat.pad_id)
+    device = model.device
+    cache = DynamicCache(config=model.net.config.get_text_config())  # type: ignore[union-attr, operator]
+    with edited(model.blocks, Batch([first[key] for key in keys]).edits(device), prompt_length=ids.shape[1]):
+        logits = model.net(
+            input_ids=ids.to(device), attention_mask=mask.to(device),
+            position_ids=(mask.cumsum(1) - 1).clamp(min=0).to(device),
+            past_key_values=cache, use_cache=True, logits_to_keep=1,
+        ).logits[:, -1]  # fmt: skip
+    where = torch.tensor([keys.index(p.key) for p in batch.prompted])
+    if where.tolist() != list(range(len(keys))):
+        cache.batch_select_indices(where.to(device))
+    rows = mask[where]
+    return _State(cache, rows, rows.sum(1, keepdim=True), logits[where.to(logits.device)], torch.zeros(len(where), 1))
+
+
+def _sample(logits: torch.Tensor, draws: torch.Tensor, sampling: Sampling) -> tuple[list[int], list[float]]:
+    """Next token of each row by inverting the cumulative distribution at that row's own draw; log-probabilities at
+    temperature 1, whatever temperature was drawn at.
+    """
+    scores = logits.float()
+    require_finite(scores, "Logits")
+    plain = scores.log_softmax(-1)
+    if sampling.temperature == 0:
+        chosen = scores.argmax(-1)
+    else:
+        probabilities = (scores / sampling.temperature).softmax(-1) if sampling.temperature != 1 else plain.exp()
+        if sampling.top_p < 1:
+            ordered, index = probabilities.sort(-1, descending=True)
+            outside = ordered.cumsum(-1) - ordered >= sampling.top_p
+            probabilities = torch.zeros_like(probabilities).scatter(-1, index, ordered.masked_fill(outside, 0))
+        ladder = probabilities.cumsum(-1, dtype=torch.float64)
+        height = draws.to(ladder.device)[:, None] * ladder[:, -1:]
+        chosen = torch.searchsorted(ladder, height, right=True)[:, 0].clamp(max=logits.shape[-1] - 1)
+    return chosen.tolist(), plain.gather(1, chosen[:, None])[:, 0].tolist()
+
+
+def _take(model: Model, batch: Batch, tokens: list[int], logprobs: list[float], sums: _Sums | None) -> list[bool]:
+    """Add a token to each live row; says which rows go on."""
+    going = []
+    for which, token, logprob in zip(batch.live, tokens, logprobs, strict=True):
+        if token in model.chat.stop_ids:
+            batch.finish[which] = "stop"
+            going.append(False)
+            continue
+        batch.ids[which].append(token)
+        batch.logprobs[which].append(logprob)
+        cut = _stop_string(model, batch.ids[which]) if model.chat.stop_strings else None
+        if cut is not None:
+            # The newest token has no state yet, those before it are in the sums already.
+            fed = len(batch.ids[which]) - 1
+            cut = min(cut, fed)
+            if sums is not None and fed > cut:
+                sums.forget(which, fed - cut)
+            del batch.ids[which][cut:], batch.logprobs[which][cut:]
+            batch.finish[which] = "stop"
+        going.append(cut is None)
+    return going
+
+
+def _stop_string(model: Model, ids: list[int]) -> int | None:
+    """How many tokens stand before a stop string that the newest tokens complete; None if there is none."""
+    tail = ids[-STOP_MEMORY:]
+    text = model.chat.raw_text(tail)
+    if not any(stop in text for stop in model.chat.stop_strings):
+        return None
+    start = min(text.find(stop) for stop in model.chat.stop_strings if stop in text)
+    keep = next(n for n in range(len(tail) + 1) if len(model.chat.raw_text(tail[:n])) >= start)
+    return len(ids) - len(tail) + keep
+
+
+def _drop(state: _State, batch: Batch, going: list[bool]) -> None:
+    """Take ended rows out of the batch, and make room for the newest token of the others."""
+    rows = [row for row, on in enumerate(going) if on]
+    batch.live = [batch.live[row] for row in rows]
+    if not rows:
+        return
+    if len(rows) < len(going):
+        index = torch.tensor(rows)
+        state.cache.batch_select_indices(index.to(state.logits.device))
+        state.mask, state.positions = state.mask[index], state.positions[index]
+    state.mask = torch.cat([state.mask, torch.ones(len(rows), 1, dtype=torch.long)], 1)
+    state.tokens = torch.tensor([batch.ids[i][-1] for i in batch.live])[:, None]
+
+
+def _feed(model: Model, state: _State, batch: Batch, sums: _Sums | None, logits: bool) -> None:
+    """Run the newest token of every live row, with each row's interventions."""
+    device = model.device
+    width = state.mask.shape[1] - len(batch.ids[batch.live[0]])
+    watching = watched(model.blocks, range(model.n_layers), sums.sink) if sums is not None else contextlib.nullcontext()
+    inputs = {
+        "input_ids": state.tokens.to(device),
+        "attention_mask": state.mask.to(device),
+        "position_ids": state.positions.to(device),
+        "past_key_values": state.cache,
+        "use_cache": True,
+    }
+    with edited(model.blocks, batch.edits(device), prompt_length=width), watching:
+        if logits:
+            state.logits = model.net(**inputs).logits[:, -1]
+        else:
+            model.blocks.backbone(**inputs)
+    state.positions = state.positions + 1
+    if sums is not None:
+        sums.commit(batch.live)
+
+
+def _finished(model: Model, batch: Batch, i: int, sums: _Sums | None) -> tuple[Rollout, Reading | None]:
+    request, ids, logprobs = batch.prompted[i].request, batch.ids[i], batch.logprobs[i]
+    rollout = Rollout(
+        id=request.id,
+        conversation=request.conversation,
+        text=model.chat.text(ids),
+        prompt_ids=batch.prompted[i].ids,
+        response_ids=tuple(ids),
+        logprob=sum(logprobs) / len(logprobs) if logprobs else None,
+        finish="stop" if batch.finish[i] == "stop" else "length",
+    )
+    if sums is None:
+        return rollout, None
+    mean = sums.sums[:, i] / max(len(ids), 1)
+    require_finite(mean, "Activations")
+    return rollout, Reading(request.id, mean.numpy().copy(), len(ids))

@@ -1,0 +1,52 @@
+"""Where directions are kept and found by name: `$MIEN_HOME/directions/MODEL/NAME`. Does not know what is in them."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from mien.errors import InputError
+
+
+def home() -> Path:
+    """`$MIEN_HOME`, else `~/.local/share/mien`."""
+    return Path(os.environ.get("MIEN_HOME") or Path.home() / ".local" / "share" / "mien").expanduser()
+
+
+def model_slug(model_id: str) -> str:
+    """A model's id as a folder name."""
+    return re.sub(r"[^A-Za-z0-9._+-]+", "-", model_id).strip("-.") or "model"
+
+
+def folder_for(model_id: str, name: str) -> Path:
+    """Where the direction `name` of a model is kept when no other folder is asked for."""
+    return home() / "directions" / model_slug(model_id) / name
+
+
+def kept_directions(model_id: str) -> dict[str, Path]:
+    """Name -> folder of every direction kept for a model."""
+    base = home() / "directions" / model_slug(model_id)
+    cards = sorted(base.glob("*/card.json")) if base.is_dir() else []
+    return {card.parent.name: card.parent for card in cards}
+
+
+def find_direction(name_or_folder: str, model_id: str) -> Path:
+    """Folder of a direction given by a folder or by the name it was extracted under.
+
+    Raises:
+        InputError: there is none; the message says how to make it.
+    """
+    path = Path(name_or_folder).expanduser()
+    if (path / "card.json").is_file():
+        return path
+    kept = kept_directions(model_id)
+    if name_or_folder in kept:
+        return kept[name_or_folder]
+    if path.is_dir():
+        raise InputError(f"The folder {name_or_folder} holds no card.json, so it is not a direction.")
+    known = f" Known for it: {', '.join(kept)}." if kept else ""
+    raise InputError(
+        f"There is no direction {name_or_folder!r} for {model_id}; make it with: "
+        f'mien extract "one sentence about it" --name {name_or_folder} --model {model_id}.{known}'
+    )

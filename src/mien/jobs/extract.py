@@ -1,0 +1,317 @@
+"""One sentence to a validated direction, after Persona Vectors (2507.21509). Read `extract` top to bottom.
+
+This file does not know what an engine, a judge or a page looks like inside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from mien import evidence, proof
+from mien.card import Card, LayerEvidence, Rollouts
+from mien.chat import ask
+from mien.coherence import CoherenceScale, fit_coherence
+from mien.directions import Direction, save_direction
+from mien.dose import Lab, seed_of, trial_layers
+from mien.errors import InputError, NothingKeptError
+from mien.judge import Calibration, Scale, calibrate, cross_calibrated, measure_stage
+from mien.progress import Progress, Silent
+from mien.records import Engine, Judge, Reading, Rollout, Sampling, Score, WriteRequest
+from mien.report.card_page import write_card_page
+from mien.rollouts import readings_of, write_rollouts
+from mien.spec import TraitSpec, save_spec, spec_hash
+from mien.store import RunFolder
+from mien.verdict import pronounce
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much is spent on a direction."""
+
+    samples: int
+    """Answers to each extract question under each instruction."""
+    max_tokens: int
+    """Longest answer."""
+    block: int
+    """Questions between two looks at whether the direction has settled."""
+    coefs: tuple[float, ...]
+    """Coefs of the dose-response, besides 0."""
+    null_coefs: tuple[float, ...]
+    """Coefs at which a random direction of the same length is tried."""
+    trial_questions: int
+    """Extract questions on which candidate layers are tried."""
+    requests: int
+    """Harmless, and half as many harmful, requests for refusals."""
+    settled: float
+    """Stop early when the lower end of the split-half cosine's interval passes this."""
+    plain_samples: int = 1
+    """Plain answers to each question for the baseline."""
+
+
+BUDGETS = {
+    "small": Budget(
+        samples=1, max_tokens=48, block=5, coefs=(-1, 0.5, 1, 1.5, 2, 3), null_coefs=(1, 2), trial_questions=6,
+        requests=12, settled=0.9,
+    ),
+    "paper": Budget(
+        samples=10, max_tokens=200, block=5, coefs=(-2, -1, 0.5, 1, 1.5, 2, 2.5, 3, 4), null_coefs=(1, 2, 3),
+        trial_questions=20, requests=24, settled=0.98, plain_samples=5,
+    ),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """Judged rollouts of the extract questions, with how each was asked."""
+
+    rollouts: list[Rollout]
+    positive: list[bool]
+    question: list[int]
+    pair: list[int]
+    scores: list[Score]
+    stopped_early: bool
+
+
+def extract(
+    spec: TraitSpec,
+    engine: Engine,
+    judge: Judge,
+    out: Path,
+    *,
+    budget: str = "small",
+    seed: int = 0,
+    temperature: float = 1.0,
+    early_stop: bool = True,
+    progress: Progress | None = None,
+) -> Direction:
+    """Make a direction for `spec`, prove it, and leave it with its card in `out`. Goes on where an earlier run stopped.
+
+    Raises:
+        InputError: an unknown budget.
+        NothingKeptError: no pair of rollouts survived judging.
+        RunError: `out` holds another run, is in use, or cannot be written.
+    """
+    if budget not in BUDGETS:
+        raise InputError(f"There is no budget {budget!r}: choose one of {', '.join(BUDGETS)}.")
+    plan, show = BUDGETS[budget], progress or Silent()
+    sampling = Sampling(max_tokens=plan.max_tokens, temperature=temperature)
+    settings = {
+        "budget": budget, "seed": seed, "temperature": temperature, "early_stop": early_stop,
+        "judge": f"{judge.kind}:{judge.model}", "dtype": engine.info.dtype, **_plain_values(plan),
+    }  # fmt: skip
+    manifest = {
+        "job": "extract", "spec": spec_hash(spec), "name": spec.name, "model": engine.info.id,
+        "fingerprint": engine.info.fingerprint, "settings": settings, "versions": versions(),
+    }  # fmt: skip
+    with RunFolder(out, manifest) as run:
+        save_spec(spec, run.work / "spec.yaml")
+
+        plain = write_plain(spec, engine, sampling, plan, seed, run, show)
+        coherence = fit_coherence(engine, plain, seed) if judge.kind == "likelihood" else CoherenceScale(0, 0)
+        gathered = gather(spec, engine, judge, coherence, sampling, plan, seed, run, show, early_stop)
+        kept, dropped = keep(gathered)
+        data = kept_readings(run, gathered, kept)
+
+        pos, neg = (torch.from_numpy(data.mean[data.positive == side]) for side in (True, False))
+        direction = Direction.from_means(pos, neg, first_card(spec, engine, settings))
+        lab = Lab(engine, judge, Scale(_final_calibration(gathered), coherence), sampling, seed, run, show)
+        layers = proof.layer_evidence(data, direction, seed)
+        direction = with_layer(lab, direction, layers, spec.extract_questions[: plan.trial_questions])
+
+        on_eval = [r for r in plain if int(r.id.split("/")[1]) < len(spec.eval_questions)]
+        effects = proof.prove(lab, direction, spec.eval_questions, plan.coefs, plan.null_coefs, plan.requests, on_eval)
+        projections = proof.plain_projections(run, plain, direction)
+        counts = {"asked": len(gathered.rollouts), "kept": len(kept), "dropped": dropped}
+        card = direction.card.model_copy(
+            update={
+                **effects,
+                "rollouts": Rollouts(**counts, stopped_early=gathered.stopped_early),
+                "judge": proof.judge_evidence(judge, gathered.scores, gathered.positive, gathered.question, seed),
+                "layers": layers,
+                "confounds": proof.confounds(
+                    [gathered.rollouts[i] for i in kept], [gathered.positive[i] for i in kept]
+                ),
+                "cosines": proof.cosines(direction, direction.layer, engine),
+                "baseline": proof.baseline(projections[:, direction.layer]),
+            }
+        )
+        quantiles = np.ascontiguousarray(np.quantile(projections, np.linspace(0, 1, 21), axis=0).T)
+        direction = Direction(direction.vector, pronounce(card), torch.from_numpy(quantiles).float())
+        save_direction(direction, out)
+        write_card_page(direction.card, out)
+    return direction
+
+
+def with_layer(lab: Lab, direction: Direction, layers: list[LayerEvidence], questions: Sequence[str]) -> Direction:
+    """The direction with its recommended layer, found by steering at a few of those that read the trait well."""
+    trials = trial_layers(lab, direction, proof.candidate_layers(layers), (1.0, 2.0), questions)
+    layer, reason = proof.choose_layer(trials, layers)
+    found = {"recommended_layer": layer, "layer_choice": reason, "layer_trials": trials}
+    return replace(direction, card=direction.card.model_copy(update=found))
+
+
+def write_plain(
+    spec: TraitSpec, engine: Engine, sampling: Sampling, plan: Budget, seed: int, run: RunFolder, show: Progress
+) -> list[Rollout]:
+    """The model's own answers without any system prompt: the baseline, and the measure of sound text."""
+    questions = [*spec.eval_questions, *spec.extract_questions]
+    requests = [
+        WriteRequest(f"plain/{i}/{sample}", ask(question), seed_of(seed, f"plain/{i}/{sample}"))
+        for i, question in enumerate(questions)
+        for sample in range(plan.plain_samples)
+    ]
+    show.begin("plain answers", len(requests))
+    return write_rollouts(engine, requests, sampling, run.stage("plain"), show)
+
+
+def gather(
+    spec: TraitSpec, engine: Engine, judge: Judge, coherence: CoherenceScale, sampling: Sampling, plan: Budget,
+    seed: int, run: RunFolder, show: Progress, early_stop: bool,
+) -> Gathered:  # fmt: skip
+    """Write, read and judge rollouts block by block, each with all instruction pairs, until the budget is spent or the
+    direction has settled.
+    """
+    stage, score_stage = run.stage("rollouts"), run.stage("scores")
+    asked: list[tuple[WriteRequest, bool, int, int]] = []
+    rollouts: list[Rollout] = []
+    measured: list[Score] = []
+    total = len(spec.extract_questions) * len(spec.instructions) * 2 * plan.samples
+    for start in range(0, len(spec.extract_questions), plan.block):
+        block = range(start, min(start + plan.block, len(spec.extract_questions)))
+        new = [_ask(spec, q, p, side, n, seed) for q in block for p in range(len(spec.instructions))
+               for side in (True, False) for n in range(plan.samples)]  # fmt: skip
+        asked += new
+        show.begin(f"rollouts {len(asked) - len(new) + 1}-{len(asked)} of {total}: writing and reading", len(new))
+        rollouts += write_rollouts(engine, [request for request, *_ in new], sampling, stage, show)
+        show.begin(f"rollouts {len(asked) - len(new) + 1}-{len(asked)} of {total}: judging", len(new))
+        part = slice(len(asked) - len(new), len(asked))
+        measured += measure_stage(judge, score_stage, rollouts[part], [p for *_, p in new], False, show, len(new))
+        gathered = _scored(asked, rollouts, measured, coherence, seed)
+        if early_stop and len(asked) < total and start >= plan.block and settled(run, gathered, plan, seed):
+            show.note(f"the direction has settled after {len(asked)} of {total} rollouts; stopping early")
+            return replace(gathered, stopped_early=True)
+    return gathered
+
+
+def _ask(
+    spec: TraitSpec, question: int, pair: int, positive: bool, sample: int, seed: int
+) -> tuple[WriteRequest, bool, int, int]:
+    side = "pos" if positive else "neg"
+    key = f"extract/{question}/{pair}/{side}/{sample}"
+    instruction = spec.instructions[pair].pos if positive else spec.instructions[pair].neg
+    return (
+        WriteRequest(key, ask(spec.extract_questions[question], instruction), seed_of(seed, key)),
+        positive,
+        question,
+        pair,
+    )
+
+
+def _scored(
+    asked: Sequence[tuple[WriteRequest, bool, int, int]], rollouts: list[Rollout], measured: list[Score],
+    coherence: CoherenceScale, seed: int,
+) -> Gathered:  # fmt: skip
+    positive, question = [a[1] for a in asked], [a[2] for a in asked]
+    traits = cross_calibrated([m.raw for m in measured], positive, question, seed)
+    scale = Scale(Calibration(0, 0), coherence)
+    scores = [scale(m, r, t) for m, r, t in zip(measured, rollouts, traits, strict=True)]
+    return Gathered(list(rollouts), positive, question, [a[3] for a in asked], scores, False)
+
+
+def keep(gathered: Gathered) -> tuple[list[int], dict[str, int]]:
+    """Rollouts that go into the direction, and why the others do not.
+
+    A pair stays when its positive scores at least 50, its negative under 50, and both are coherent (at least 50).
+    A rollout that is itself in order but whose other half is not counts as "its pair was dropped".
+
+    Raises:
+        NothingKeptError: no pair stays.
+    """
+    faults = [_fault(s, side) for s, side in zip(gathered.scores, gathered.positive, strict=True)]
+    halves: dict[tuple[str, ...], list[int]] = {}
+    for i, rollout in enumerate(gathered.rollouts):
+        _, question, pair, _, sample = rollout.id.split("/")
+        halves.setdefault((question, pair, sample), []).append(i)
+    kept = [i for pair in halves.values() if not any(faults[j] for j in pair) for i in pair]
+    reasons: dict[str, int] = {}
+    for i in set(range(len(faults))) - set(kept):
+        reason = faults[i] or "the other half of its pair was dropped"
+        reasons[reason] = reasons.get(reason, 0) + 1
+    if not kept:
+        worst = max(reasons, key=lambda r: reasons[r]) if reasons else "there were none"
+        raise NothingKeptError(
+            f"None of the {len(faults)} rollouts could be kept (most often: {worst}); the model does not play this "
+            f"trait, so describe it more plainly, use a larger model, or try --budget paper."
+        )
+    return sorted(kept), dict(sorted(reasons.items()))
+
+
+def _fault(score: Score, positive: bool) -> str | None:
+    if score.trait is None or score.coherence is None:
+        return score.missing or "could not be scored"
+    if score.coherence < 50:
+        return "not coherent"
+    if positive and score.trait < 50:
+        return "positive, but does not show the trait"
+    if not positive and score.trait >= 50:
+        return "negative, but shows the trait"
+    return None
+
+
+def kept_readings(run: RunFolder, gathered: Gathered, kept: Sequence[int]) -> evidence.Readings:
+    """Readings of the kept rollouts."""
+    readings: list[Reading] = readings_of(run.stage("rollouts"), [gathered.rollouts[i] for i in kept])
+    return evidence.Readings(
+        np.stack([r.mean for r in readings]),
+        np.array([gathered.positive[i] for i in kept]),
+        np.array([gathered.question[i] for i in kept]),
+    )
+
+
+def settled(run: RunFolder, gathered: Gathered, plan: Budget, seed: int) -> bool:
+    """Whether, over the middle half of the layers, the split-half cosine's lower end passes the budget's mark."""
+    try:
+        kept, _ = keep(gathered)
+    except NothingKeptError:
+        return False
+    data = kept_readings(run, gathered, kept)
+    if len(data.questions) < 6:
+        return False
+    cosine = evidence.split_half(data, np.random.default_rng(seed))
+    quarter = cosine.shape[1] // 4
+    low = np.quantile(cosine, 0.025, axis=0)[quarter : cosine.shape[1] - quarter]
+    return bool(np.median(low) >= plan.settled)
+
+
+def _final_calibration(gathered: Gathered) -> Calibration:
+    return calibrate([s.raw for s in gathered.scores], gathered.positive)
+
+
+def first_card(spec: TraitSpec, engine: Engine, settings: dict[str, object]) -> Card:
+    info = engine.info
+    return Card(
+        kind="persona_vector", name=spec.name, description=spec.description,
+        sign=f"a larger projection means more {spec.name.replace('_', ' ')}",
+        model=info.id, fingerprint=info.fingerprint, n_layers=info.n_layers, d_model=info.d_model,
+        spec=_plain_values(spec), settings=settings, versions=versions(),
+    )  # fmt: skip
+
+
+def _plain_values(value: object) -> dict[str, object]:
+    """A dataclass as JSON values."""
+    import json
+
+    plain = json.loads(json.dumps(asdict(value)))  # type: ignore[call-overload]
+    assert isinstance(plain, dict)
+    return plain
+
+
+def versions() -> dict[str, str]:
+    """Versions of what the numbers depend on."""
+    return {name: metadata.version(name) for name in ("mien", "torch", "transformers", "numpy")}

@@ -1,0 +1,96 @@
+"""What this machine is good at. Measured, because processor flags lie: bfloat16 is 3x faster than float32 on one
+CPU that has the instructions and slower on the next. This file does not know any model.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mien.errors import RunError
+
+
+def cache_dir() -> Path:
+    """Where converted models and measurements are kept: `$MIEN_CACHE`, else `~/.cache/mien`."""
+    path = Path(os.environ.get("MIEN_CACHE") or Path.home() / ".cache" / "mien").expanduser()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(
+            f"The cache folder {path} cannot be made ({error.strerror}); set MIEN_CACHE to another."
+        ) from error
+    return path
+
+
+def best_dtype(device: str) -> torch.dtype:
+    """bfloat16 where it is clearly faster than float32, else float32.
+
+    Accelerators: bfloat16 if supported. CPU: a timed matrix product, remembered in the cache so that the
+    choice does not flicker between runs on a noisy machine.
+    """
+    if device.startswith("cuda"):
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    if device != "cpu":
+        return torch.float16 if device == "mps" else torch.float32
+    key = f"{platform.machine()} {_cpu_name()} torch {torch.__version__} threads {torch.get_num_threads()}"
+    path = cache_dir() / "machine.json"
+    try:
+        known = json.loads(path.read_text())
+    except (OSError, ValueError):
+        known = {}
+    if not isinstance(known, dict) or key not in known:
+        known = {**(known if isinstance(known, dict) else {}), key: "bfloat16" if _bf16_speedup() > 1.3 else "float32"}
+        temporary = path.with_suffix(f".{os.getpid()}.tmp")
+        temporary.write_text(json.dumps(known, indent=1))
+        os.replace(temporary, path)
+    return torch.bfloat16 if known[key] == "bfloat16" else torch.float32
+
+
+def _bf16_speedup() -> float:
+    best: dict[torch.dtype, float] = {}
+    for dtype in (torch.float32, torch.bfloat16) * 3:
+        x, w = torch.ones(512, 1024, dtype=dtype), torch.ones(1024, 1024, dtype=dtype)
+        torch.nn.functional.linear(x, w)
+        start = time.perf_counter()
+        for _ in range(3):
+            torch.nn.functional.linear(x, w)
+        best[dtype] = min(best.get(dtype, float("inf")), time.perf_counter() - start)
+    return best[torch.float32] / best[torch.bfloat16]
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    wanted = [line.split(":", 1)[1].strip() for line in lines if line.startswith(("model name", "flags"))]
+    amx = " amx" if any("amx_bf16" in line for line in wanted) else ""
+    return (wanted[0] if wanted else platform.processor()) + amx
+
+
+@contextlib.contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Loading prints bars and advice that drown what mien says; exceptions still come through."""
+    from transformers.utils import logging
+
+    hf: Any = logging
+    level, bars = hf.get_verbosity(), hf.is_progress_bar_enabled()
+    hf.set_verbosity_error()
+    hf.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        hf.set_verbosity(level)
+        if bars:
+            hf.enable_progress_bar()

@@ -1,0 +1,285 @@
+"""Load a causal language model and find its decoder blocks. The only file that knows where a model keeps them.
+
+This file does not know chat templates' contents, traits, or what a direction is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from mien.chat import Chat
+from mien.embedded import EMBEDDED, converted_gguf, embedded_gguf
+from mien.errors import InputError, ModelError, NonFiniteError
+from mien.machine import best_dtype, quiet_libraries
+from mien.records import ModelInfo
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+# Keys of a config that say what a model is, and not how it was stored or loaded.
+_VOLATILE = ("dtype", "torch_dtype", "transformers_version", "use_cache", "quantization_config", "architectures")
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Where the residual stream runs: found by watching one small forward pass, not by the model's name."""
+
+    path: str
+    """Dotted name of the list of blocks."""
+    modules: tuple[nn.Module, ...]
+    """Decoder blocks in the order they run; layer k is the output of `modules[k]`."""
+    backbone: nn.Module
+    """The module that runs the blocks and makes no logits."""
+    d_model: int
+
+
+def stream_of(output: Any) -> torch.Tensor:
+    """The residual stream `[b, s, d]` in what a block returned: a tensor, or a tuple that begins with it."""
+    stream = output if isinstance(output, torch.Tensor) else output[0]
+    assert isinstance(stream, torch.Tensor)
+    return stream
+
+
+def locate_blocks(model: nn.Module) -> Blocks:
+    """Find the decoder blocks of any causal LM by structure.
+
+    Every `ModuleList` is a candidate. The right one is the outermost whose members each ran exactly once, in order,
+    each giving `[1, s, d]` of one width, in a forward pass over three tokens; of several, the longest.
+
+    Raises:
+        ModelError: no such list, so the model is not a decoder that mien can read.
+    """
+    lists = {name: m for name, m in model.named_modules() if isinstance(m, nn.ModuleList) and len(m) > 0}
+    calls: list[tuple[int, tuple[int, ...]]] = []
+
+    def record(module: nn.Module, _args: Any, output: Any) -> None:
+        first = output if isinstance(output, torch.Tensor) else output[0] if isinstance(output, tuple) else None
+        calls.append((id(module), tuple(first.shape) if isinstance(first, torch.Tensor) else ()))
+
+    members = {id(block): block for blocks in lists.values() for block in blocks}
+    handles = [block.register_forward_hook(record) for block in members.values()]
+    ids = torch.tensor([[1, 2, 3]], device=input_device(model))
+    try:
+        with torch.no_grad():
+            model(input_ids=ids, use_cache=False)
+    except (TypeError, ValueError, RuntimeError, IndexError) as error:
+        raise ModelError(f"A trial run of the model failed ({_first_line(error)}), so it cannot be read.") from error
+    finally:
+        for handle in handles:
+            handle.remove()
+
+    fitting = {}
+    for name, blocks in lists.items():
+        own = {id(block) for block in blocks}
+        seen = [(key, shape) for key, shape in calls if key in own]
+        shapes = {shape for _, shape in seen}
+        if [key for key, _ in seen] == [id(b) for b in blocks] and len(shapes) == 1:
+            shape = shapes.pop()
+            if len(shape) == 3 and shape[:2] == (1, 3):
+                fitting[name] = shape[2]
+    outer = [n for n in fitting if not any(n.startswith(other + ".") for other in fitting if other != n)]
+    if not outer:
+        raise ModelError("No stack of decoder blocks was found in this model; mien reads decoder-only language models.")
+    path = max(outer, key=lambda n: len(lists[n]))
+    parent = path.rpartition(".")[0]
+    return Blocks(path, tuple(lists[path]), model.get_submodule(parent), fitting[path])
+
+
+def input_device(model: nn.Module) -> torch.device:
+    """Where token ids must be: the embedding's device, also under a `device_map`."""
+    embedding = _hf(model).get_input_embeddings() if hasattr(model, "get_input_embeddings") else None
+    weight = getattr(embedding, "weight", None)
+    parameter = weight if isinstance(weight, torch.Tensor) else next(model.parameters())
+    hook = getattr(embedding, "_hf_hook", None)
+    if parameter.device.type == "meta" and hook is not None:
+        return torch.device(hook.execution_device)
+    return parameter.device
+
+
+def _hf(model: nn.Module) -> Any:
+    """The same object, free of `nn.Module`'s static type: transformers adds methods it does not declare."""
+    return model
+
+
+def fingerprint(model: nn.Module, blocks: Blocks) -> str:
+    """Short hash of the config and of a slice of the weights (embedding rows, norms of the middle block).
+
+    Weights are rounded to bfloat16 first, so a model has one fingerprint in float32 and bfloat16; embeddings and
+    norms are what quantisers leave alone. An adapter adds its own weights to the hash.
+    """
+    digest = hashlib.sha256()
+    config = getattr(model, "config", None)
+    known = config.to_dict() if config is not None and hasattr(config, "to_dict") else {}
+    stable = {
+        k: v for k, v in known.items() if k not in _VOLATILE and not k.startswith("_") and not k.endswith("token_id")
+    }
+    digest.update(json.dumps(stable, sort_keys=True, default=str).encode())
+    embedding = _hf(model).get_input_embeddings().weight
+    rows = torch.linspace(0, embedding.shape[0] - 1, 64).long()
+    middle = blocks.modules[len(blocks.modules) // 2]
+    slices = [embedding.detach()[rows.to(embedding.device)]] if embedding.device.type != "meta" else []
+    slices += [p.detach() for _, p in sorted(middle.named_parameters()) if p.ndim == 1 and p.device.type != "meta"]
+    slices += [p.detach().flatten()[:512] for n, p in sorted(middle.named_parameters()) if "lora_" in n]
+    for part in slices:
+        digest.update(part.to("cpu", torch.bfloat16).view(torch.int16).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Model:
+    """A loaded model, its tokenizer behind `chat`, and where its blocks are."""
+
+    net: nn.Module
+    chat: Chat
+    blocks: Blocks
+    info: ModelInfo
+
+    @property
+    def device(self) -> torch.device:
+        """Where token ids go."""
+        return input_device(self.net)
+
+    @property
+    def n_layers(self) -> int:
+        return len(self.blocks.modules)
+
+
+def wrap(net: nn.Module, tokenizer: Any, name: str = "model") -> Model:
+    """Make a `Model` of a transformers (or PEFT) model and tokenizer that are loaded already.
+
+    Raises:
+        ModelError: no decoder blocks can be found, or it cannot be run.
+        NonFiniteError: its weights give NaN or infinity.
+    """
+    net.eval()
+    blocks = locate_blocks(net)
+    chat = Chat(tokenizer, getattr(net, "generation_config", None))
+    parameter = next(net.parameters())
+    info = ModelInfo(
+        id=name,
+        fingerprint=fingerprint(net, blocks),
+        n_layers=len(blocks.modules),
+        d_model=blocks.d_model,
+        dtype=str(parameter.dtype).removeprefix("torch."),
+        device=str(input_device(net)),
+        chat=chat.templated,
+    )
+    _check_finite(net, name)
+    return Model(net, chat, blocks, info)
+
+
+def load(
+    name: str | Path = EMBEDDED,
+    *,
+    device: str | None = None,
+    dtype: str | None = None,
+    adapter: str | Path | None = None,
+) -> Model:
+    """Load a model by hub id, folder, GGUF file, or the embedded default `smollm2-135m`.
+
+    Args:
+        name: what to load.
+        device: `cpu`, `cuda`, `mps`, `auto` (spread by accelerate); default is the best there is.
+        dtype: `float32`, `bfloat16`, `float16`; default is the faster one of those exact enough on this device.
+        adapter: folder or id of a PEFT adapter to put on top.
+
+    Raises:
+        ModelError: not there, not a causal LM, or corrupt.
+        InputError: an unknown device or dtype.
+    """
+    where = device or ("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
+    if dtype is not None and dtype not in DTYPES:
+        raise InputError(f"Unknown dtype {dtype!r}: choose one of {', '.join(DTYPES)}.")
+    chosen = DTYPES[dtype] if dtype else best_dtype("cuda" if where == "auto" else where)
+    source = _resolve(str(name))
+    net, tokenizer = _from_pretrained(source, str(name), where, chosen)
+    if adapter is not None:
+        net = _with_adapter(net, str(adapter))
+    label = str(name) if adapter is None else f"{name}+{Path(adapter).name}"
+    return wrap(net, tokenizer, label)
+
+
+def _resolve(name: str) -> str:
+    """A folder or hub id that transformers can load: GGUF files are converted once into the cache."""
+    if not name.strip():
+        raise ModelError(f"No model was named: give a hub id, a folder, a GGUF file or {EMBEDDED}.")
+    if name == EMBEDDED:
+        return str(converted_gguf(embedded_gguf()))
+    path = Path(name).expanduser()
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise ModelError(f"There is no GGUF file {name}.")
+        return str(converted_gguf(path))
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise ModelError(f"The folder {name} holds no config.json, so it is not a transformers model.")
+        return str(path)
+    if path.exists():
+        raise ModelError(f"{name} is a file, but neither a GGUF file nor a model folder.")
+    return name
+
+
+def _from_pretrained(source: str, name: str, device: str, dtype: torch.dtype) -> tuple[nn.Module, Any]:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    placed: dict[str, Any] = {"device_map": "auto"} if device == "auto" else {}
+    with quiet_libraries():
+        try:
+            net: Any = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, **placed)
+            tokenizer = AutoTokenizer.from_pretrained(source)
+        except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+            raise ModelError(_why_not_loaded(name, error)) from error
+        except Exception as error:  # safetensors raises its own type, pickle whatever it likes
+            raise ModelError(f"The model {name} could not be loaded: {_first_line(error)}") from error
+    try:
+        return (net if placed else net.to(device)), tokenizer
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"The device {device!r} cannot be used here: {_first_line(error)}") from error
+
+
+def _why_not_loaded(name: str, error: Exception) -> str:
+    text = str(error)
+    if "Unrecognized configuration class" in text or "AutoModelForCausalLM" in text:
+        return f"{name} is not a causal language model, so there is no character to read in it."
+    if "SafetensorError" in type(error).__name__ or "safetensor" in text.lower() or "header" in text.lower():
+        return f"The weights of {name} are corrupt: {_first_line(error)}"
+    offline = any(word in text.lower() for word in ("connect", "offline", "not a local folder", "cached", "repo"))
+    if offline:
+        return (
+            f"There is no model {name}: it is no folder, no GGUF file, not in the local cache, and the hub "
+            f"cannot be asked or does not have it."
+        )
+    return f"The model {name} could not be loaded: {_first_line(error)}"
+
+
+def _with_adapter(net: nn.Module, adapter: str) -> nn.Module:
+    try:
+        from peft import PeftModel
+    except ImportError as error:
+        from mien.errors import MissingExtraError
+
+        raise MissingExtraError("Adapters need PEFT: pip install 'mien[peft]'.") from error
+    try:
+        with quiet_libraries():
+            return PeftModel.from_pretrained(_hf(net), adapter)
+    except Exception as error:
+        raise ModelError(f"The adapter {adapter} could not be put on the model: {_first_line(error)}") from error
+
+
+def _check_finite(net: nn.Module, name: str) -> None:
+    with torch.no_grad():
+        logits = net(input_ids=torch.tensor([[1, 2, 3]], device=input_device(net)), use_cache=False).logits
+    if not torch.isfinite(logits).all():
+        raise NonFiniteError(
+            f"The model {name} gives NaN or infinity on plain text; try --dtype float32 or another file."
+        )
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[0] if lines else type(error).__name__)[:200]
