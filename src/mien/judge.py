@@ -2,15 +2,17 @@
 
     s(x, y) = mean over instruction pairs of [log p(y | x, pos) - log p(y | x, neg)] / |y|        (nats per token)
 
-An answer written under an instruction pair is judged by *other* pairs only: under its own pair it would look in
-character by being likely, trait or no trait. Scores are calibrated to 0-100 on rollouts of other questions, 50 being
-the boundary. This file does not know how rollouts were written, or directions.
+Two questions are asked with it. *Did the answer follow its instruction?* is judged by the pair it was written under;
+one side's log-probability is known from writing, so this costs one pass over the answer. It decides what is kept.
+*Does the answer show the trait?* is judged by the other pairs only, because under its own pair an answer looks in
+character by being likely, trait or no trait. It scores everything that is reported. Both are calibrated to 0-100 on
+rollouts of other questions, 50 being the boundary. This file does not know how rollouts were written, or directions.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -19,7 +21,7 @@ import numpy as np
 from mien.coherence import CoherenceScale
 from mien.evidence import folds
 from mien.progress import Progress
-from mien.records import Conversation, Engine, Judge, Message, Rollout, Score, ScoreRequest
+from mien.records import Conversation, Engine, Message, Rollout, Score, ScoreRequest
 from mien.spec import InstructionPair, TraitSpec
 from mien.store import Stage
 
@@ -34,9 +36,9 @@ class LikelihoodJudge:
     """The model that wrote: its plain log-probability of an answer is what coherence rests on."""
     spec: TraitSpec
     pairs: int = 2
-    """How many instruction pairs each answer is judged by."""
+    """How many instruction pairs, other than its own, an answer's trait is judged by."""
     max_tokens: int = 32
-    """How many tokens of the answer, from its start, are judged."""
+    """How many tokens of the answer, from its start, the trait is judged by."""
     kind: Literal["likelihood", "api"] = "likelihood"
 
     @property
@@ -47,14 +49,30 @@ class LikelihoodJudge:
     def _own_ids(self) -> bool:
         return self.engine.info.fingerprint == self.writer.info.fingerprint
 
+    def followed(self, rollouts: Sequence[Rollout], written_under: Sequence[int]) -> list[Score]:
+        """`s(x, y)` by the pair each answer was written under; not calibrated yet."""
+        other_side, signs = [], []
+        for rollout, own in zip(rollouts, written_under, strict=True):
+            pair = self.spec.instructions[own]
+            positive = rollout.conversation[0].content == pair.pos
+            signs.append(1 if positive else -1)
+            other_side.append(self._request(rollout, pair.neg if positive else pair.pos, None))
+        known = [r.logprob for r in rollouts] if self._own_ids else self._own_prompt_logprobs(rollouts)
+        against = [float(row.mean()) if len(row) else None for row in self.engine.logprobs(other_side)]
+        return [
+            _unscaled(rollout, sign * (own - other) if own is not None and other is not None else None, rollout.logprob)
+            for rollout, sign, own, other in zip(rollouts, signs, known, against, strict=True)
+        ]
+
     def measure(self, rollouts: Sequence[Rollout], written_under: Sequence[int | None], steered: bool) -> list[Score]:
-        """Raw values, with the plain model's log-probability beside them; not calibrated yet."""
+        """`s(x, y)` by other pairs, with the plain model's log-probability beside it; not calibrated yet."""
         raws = self.raw(rollouts, written_under)
         logprobs = self._plain_logprobs(rollouts) if steered else [r.logprob for r in rollouts]
-        return [
-            Score(r.id, None, None, raw, logprob, None if raw is not None else "the answer is empty")
-            for r, raw, logprob in zip(rollouts, raws, logprobs, strict=True)
-        ]
+        return [_unscaled(r, raw, logprob) for r, raw, logprob in zip(rollouts, raws, logprobs, strict=True)]
+
+    def _own_prompt_logprobs(self, rollouts: Sequence[Rollout]) -> list[float | None]:
+        rows = self.engine.logprobs([ScoreRequest(r.conversation, r.text) for r in rollouts])
+        return [float(row.mean()) if len(row) else None for row in rows]
 
     def _plain_logprobs(self, rollouts: Sequence[Rollout]) -> list[float | None]:
         rows = self.writer.logprobs([ScoreRequest(r.conversation, r.text, r.response_ids) for r in rollouts])
@@ -74,7 +92,7 @@ class LikelihoodJudge:
                 continue
             for pair in self._judging_pairs(i if own is None else own):
                 for sign, instruction in ((1, pair.pos), (-1, pair.neg)):
-                    requests.append(self._request(rollout, instruction))
+                    requests.append(self._request(rollout, instruction, self.max_tokens))
                     owners.append((i, sign))
         sums = [0.0] * len(rollouts)
         counts = [0] * len(rollouts)
@@ -90,13 +108,17 @@ class LikelihoodJudge:
             return list(every)
         return [every[(own + 1 + step) % len(every)] for step in range(min(self.pairs, len(every) - 1))]
 
-    def _request(self, rollout: Rollout, instruction: str) -> ScoreRequest:
+    def _request(self, rollout: Rollout, instruction: str, max_tokens: int | None) -> ScoreRequest:
         return ScoreRequest(
             conversation=under(instruction, rollout.conversation),
             text=rollout.text,
             response_ids=rollout.response_ids if self._own_ids else None,
-            max_tokens=self.max_tokens,
+            max_tokens=max_tokens,
         )
+
+
+def _unscaled(rollout: Rollout, raw: float | None, logprob: float | None) -> Score:
+    return Score(rollout.id, None, None, raw, logprob, None if raw is not None else "the answer is empty")
 
 
 def under(instruction: str, conversation: Conversation) -> Conversation:
@@ -164,21 +186,21 @@ class Scale:
         return replace(score, trait=found, coherence=self.coherence(score.logprob, rollout.response_ids))
 
 
+Measure = Callable[[Sequence[Rollout], slice], list[Score]]
+
+
 def measure_stage(
-    judge: Judge,
-    stage: Stage,
-    rollouts: Sequence[Rollout],
-    written_under: Sequence[int | None],
-    steered: bool,
-    progress: Progress,
-    chunk: int = 50,
+    stage: Stage, rollouts: Sequence[Rollout], measure: Measure, progress: Progress, chunk: int = 50
 ) -> list[Score]:
-    """Scores of all rollouts, in order; what is not on disk yet is measured `chunk` at a time and kept as it comes."""
+    """Scores of all rollouts, in order; what is not on disk yet is measured `chunk` at a time and kept as it comes.
+
+    `measure(part of the rollouts, which part)` gives their scores.
+    """
     for start in range(0, len(rollouts), chunk):
         part = slice(start, start + chunk)
         if all(r.id in stage.done for r in rollouts[part]):
             continue
-        scores = judge.measure(rollouts[part], written_under[part], steered)
+        scores = measure(rollouts[part], part)
         stage.append([{name: getattr(score, name) for name in Score.__slots__} for score in scores])
         progress.advance(min(start + chunk, len(rollouts)), sum(len(r.response_ids) for r in rollouts[part]))
     kept = {str(r["id"]): r for r in stage.records}

@@ -1,8 +1,8 @@
 """The API judge: a chat model rates every answer for the trait and for coherence, 0 to 100, one request each.
 
 A rating is the mean over the whole numbers among the likeliest first tokens, weighted by their probabilities, which is
-finer and steadier than the one number that the model writes (2507.21509, appendix on judging). It is missing, never 0,
-if less than a quarter of the probability is on numbers, or the judge refuses.
+finer and steadier than the one number that the model writes (2507.21509). It is missing, never 0, if less than a
+quarter of the probability is on numbers, or the judge refuses.
 
 Where a first token is not a whole number the mean would be nonsense, so the number in the reply is taken as it stands:
 
@@ -121,8 +121,8 @@ class ApiJudge:
     ) -> None:
         if eval_prompt is None and not spec_rubric.strip():
             raise SpecError(f"The rubric of {trait!r} is empty; say what 0, 50 and 100 mean.")
-        lacking = [p for p in ("{question}", "{answer}") if eval_prompt is not None and p not in eval_prompt]
-        if lacking:
+        present = ("{question}", "{answer}") if eval_prompt is None else _PLACEHOLDER.findall(eval_prompt)
+        if lacking := [name for name in ("{question}", "{answer}") if name not in present]:
             raise SpecError(f"The judge prompt of {trait!r} lacks {' and '.join(lacking)}; put it in.")
         self._endpoint = endpoint
         self._rubric = spec_rubric.strip()
@@ -147,6 +147,10 @@ class ApiJudge:
     def model(self) -> str:
         """The judging model's name at its endpoint."""
         return self._endpoint.config.model
+
+    def followed(self, rollouts: Sequence[Rollout], written_under: Sequence[int]) -> list[Score]:
+        """`records.Judge`: an answer followed its instruction if it shows, or does not show, the trait."""
+        return list(self.score(rollouts))
 
     def measure(self, rollouts: Sequence[Rollout], written_under: Sequence[int | None], steered: bool) -> list[Score]:
         """`records.Judge`: scores of all rollouts; how they were written is nothing to this judge."""

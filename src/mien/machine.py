@@ -38,7 +38,8 @@ def best_dtype(device: str) -> torch.dtype:
     choice does not flicker between runs on a noisy machine.
     """
     if device.startswith("cuda"):
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+        # Older cards emulate bfloat16, slowly.
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
     if device != "cpu":
         return torch.float16 if device == "mps" else torch.float32
     key = f"{platform.machine()} {_cpu_name()} torch {torch.__version__} threads {torch.get_num_threads()}"
@@ -49,9 +50,10 @@ def best_dtype(device: str) -> torch.dtype:
         known = {}
     if not isinstance(known, dict) or key not in known:
         known = {**(known if isinstance(known, dict) else {}), key: "bfloat16" if _bf16_speedup() > 1.3 else "float32"}
-        temporary = path.with_suffix(f".{os.getpid()}.tmp")
-        temporary.write_text(json.dumps(known, indent=1))
-        os.replace(temporary, path)
+        with contextlib.suppress(OSError):  # a cache that cannot be written costs a measurement next time, no more
+            temporary = path.with_suffix(f".{os.getpid()}.tmp")
+            temporary.write_text(json.dumps(known, indent=1))
+            os.replace(temporary, path)
     return torch.bfloat16 if known[key] == "bfloat16" else torch.float32
 
 

@@ -21,8 +21,11 @@ from mien.machine import best_dtype, quiet_libraries
 from mien.records import ModelInfo
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-# Keys of a config that say what a model is, and not how it was stored or loaded.
-_VOLATILE = ("dtype", "torch_dtype", "transformers_version", "use_cache", "quantization_config", "architectures")
+# What a config must agree on. Its other keys say how a model was stored, or come and go with transformers' versions.
+_SHAPE = (
+    "model_type", "vocab_size", "hidden_size", "intermediate_size",
+    "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,11 @@ def locate_blocks(model: nn.Module) -> Blocks:
     Raises:
         ModelError: no such list, so the model is not a decoder that mien can read.
     """
+    config = getattr(model, "config", None)
+    if not hasattr(config, "get_text_config") or not hasattr(model, "get_input_embeddings"):
+        raise ModelError(f"A {type(model).__name__} is no transformers model; mien reads causal language models of it.")
+    if getattr(config, "is_encoder_decoder", False):
+        raise ModelError(f"A {type(model).__name__} has an encoder and a decoder; mien reads decoder-only models.")
     lists = {name: m for name, m in model.named_modules() if isinstance(m, nn.ModuleList) and len(m) > 0}
     calls: list[tuple[int, tuple[int, ...]]] = []
 
@@ -67,7 +75,7 @@ def locate_blocks(model: nn.Module) -> Blocks:
     try:
         with torch.no_grad():
             model(input_ids=ids, use_cache=False)
-    except (TypeError, ValueError, RuntimeError, IndexError) as error:
+    except Exception as error:  # any model's code runs here
         raise ModelError(f"A trial run of the model failed ({_first_line(error)}), so it cannot be read.") from error
     finally:
         for handle in handles:
@@ -113,18 +121,19 @@ def fingerprint(model: nn.Module, blocks: Blocks) -> str:
     norms are what quantisers leave alone. An adapter adds its own weights to the hash.
     """
     digest = hashlib.sha256()
-    config = getattr(model, "config", None)
-    known = config.to_dict() if config is not None and hasattr(config, "to_dict") else {}
-    stable = {
-        k: v for k, v in known.items() if k not in _VOLATILE and not k.startswith("_") and not k.endswith("token_id")
-    }
-    digest.update(json.dumps(stable, sort_keys=True, default=str).encode())
+    config = _hf(model).config.get_text_config()
+    digest.update(json.dumps([getattr(config, key, None) for key in _SHAPE], default=str).encode())
     embedding = _hf(model).get_input_embeddings().weight
-    rows = torch.linspace(0, embedding.shape[0] - 1, 64).long()
+    rows = torch.arange(64) * (embedding.shape[0] - 1) // 63  # whole numbers: no rounding that differs by machine
     middle = blocks.modules[len(blocks.modules) // 2]
     slices = [embedding.detach()[rows.to(embedding.device)]] if embedding.device.type != "meta" else []
     slices += [p.detach() for _, p in sorted(middle.named_parameters()) if p.ndim == 1 and p.device.type != "meta"]
-    slices += [p.detach().flatten()[:512] for n, p in sorted(middle.named_parameters()) if "lora_" in n]
+    slices += [
+        p.detach().flatten()[:512]
+        for block in blocks.modules
+        for n, p in sorted(block.named_parameters())
+        if "lora_" in n and p.device.type != "meta"
+    ]
     for part in slices:
         digest.update(part.to("cpu", torch.bfloat16).view(torch.int16).numpy().tobytes())
     return digest.hexdigest()[:16]
@@ -148,12 +157,22 @@ class Model:
     def n_layers(self) -> int:
         return len(self.blocks.modules)
 
+    @property
+    def pad_id(self) -> int:
+        """What rows are filled up with. Some tokenizers have a padding token that their model has no embedding for."""
+        return self.chat.pad_id if self.chat.pad_id < self.n_vocab else 0
+
+    @property
+    def n_vocab(self) -> int:
+        """How many ids the model has embeddings for."""
+        return int(_hf(self.net).get_input_embeddings().weight.shape[0])
+
 
 def wrap(net: nn.Module, tokenizer: Any, name: str = "model") -> Model:
     """Make a `Model` of a transformers (or PEFT) model and tokenizer that are loaded already.
 
     Raises:
-        ModelError: no decoder blocks can be found, or it cannot be run.
+        ModelError: no decoder blocks can be found, it cannot be run, or it is not causal.
         NonFiniteError: its weights give NaN or infinity.
     """
     net.eval()
@@ -169,7 +188,7 @@ def wrap(net: nn.Module, tokenizer: Any, name: str = "model") -> Model:
         device=str(input_device(net)),
         chat=chat.templated,
     )
-    _check_finite(net, name)
+    _check_logits(net, name)
     return Model(net, chat, blocks, info)
 
 
@@ -192,10 +211,12 @@ def load(
         ModelError: not there, not a causal LM, or corrupt.
         InputError: an unknown device or dtype.
     """
-    where = device or ("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
     if dtype is not None and dtype not in DTYPES:
         raise InputError(f"Unknown dtype {dtype!r}: choose one of {', '.join(DTYPES)}.")
-    chosen = DTYPES[dtype] if dtype else best_dtype("cuda" if where == "auto" else where)
+    best = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    where = best if device is None else device
+    _check_device(best if where == "auto" else where)
+    chosen = DTYPES[dtype] if dtype else best_dtype(best if where == "auto" else where)
     source = _resolve(str(name))
     net, tokenizer = _from_pretrained(source, str(name), where, chosen)
     if adapter is not None:
@@ -204,14 +225,27 @@ def load(
     return wrap(net, tokenizer, label)
 
 
+def _check_device(device: str) -> None:
+    """Before anything large is loaded: asking for `cuda` where there is none fails late and in many ways."""
+    try:
+        if torch.zeros(1, device=device).device.type == "meta":
+            raise RuntimeError("it holds no numbers")
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise InputError(f"The device {device!r} cannot be used here: {_first_line(error)}") from error
+
+
 def _resolve(name: str) -> str:
     """A folder or hub id that transformers can load: GGUF files are converted once into the cache."""
     if not name.strip():
         raise ModelError(f"No model was named: give a hub id, a folder, a GGUF file or {EMBEDDED}.")
     if name == EMBEDDED:
         return str(converted_gguf(embedded_gguf()))
-    path = Path(name).expanduser()
-    if path.suffix == ".gguf":
+    try:
+        path = Path(name).expanduser()
+        path.exists()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ModelError(f"{name[:80]!r} cannot be the name of a model: {_first_line(error)[:80]}") from error
+    if path.suffix.lower() == ".gguf" and not path.is_dir():
         if not path.is_file():
             raise ModelError(f"There is no GGUF file {name}.")
         return str(converted_gguf(path))
@@ -228,18 +262,22 @@ def _from_pretrained(source: str, name: str, device: str, dtype: torch.dtype) ->
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     placed: dict[str, Any] = {"device_map": "auto"} if device == "auto" else {}
+    # Code that comes with a model is not run, and the user is not asked whether it should be.
+    safely: dict[str, Any] = {"trust_remote_code": False}
+    loader: Any = AutoModelForCausalLM
     with quiet_libraries():
         try:
-            net: Any = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, **placed)
-            tokenizer = AutoTokenizer.from_pretrained(source)
-        except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
-            raise ModelError(_why_not_loaded(name, error)) from error
+            net, info = loader.from_pretrained(source, dtype=dtype, output_loading_info=True, **placed, **safely)
+            tokenizer: Any = AutoTokenizer.from_pretrained(source, **safely)
         except Exception as error:  # safetensors raises its own type, pickle whatever it likes
-            raise ModelError(f"The model {name} could not be loaded: {_first_line(error)}") from error
+            raise ModelError(_why_not_loaded(name, error)) from error
+    if lacking := sorted(info["missing_keys"]):
+        # transformers fills what is missing with random numbers and only warns.
+        raise ModelError(f"The weights of {name} are not complete: {len(lacking)} are missing, such as {lacking[0]}.")
     try:
         return (net if placed else net.to(device)), tokenizer
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"The device {device!r} cannot be used here: {_first_line(error)}") from error
+    except RuntimeError as error:
+        raise ModelError(f"The model {name} does not fit on {device!r}: {_first_line(error)}") from error
 
 
 def _why_not_loaded(name: str, error: Exception) -> str:
@@ -271,13 +309,17 @@ def _with_adapter(net: nn.Module, adapter: str) -> nn.Module:
         raise ModelError(f"The adapter {adapter} could not be put on the model: {_first_line(error)}") from error
 
 
-def _check_finite(net: nn.Module, name: str) -> None:
+def _check_logits(net: nn.Module, name: str) -> None:
+    """Two texts that differ in their last token: a causal model gives the same before it, and nothing is NaN."""
     with torch.no_grad():
-        logits = net(input_ids=torch.tensor([[1, 2, 3]], device=input_device(net)), use_cache=False).logits
+        logits = net(input_ids=torch.tensor([[1, 2, 3], [1, 2, 4]], device=input_device(net)), use_cache=False).logits
     if not torch.isfinite(logits).all():
         raise NonFiniteError(
             f"The model {name} gives NaN or infinity on plain text; try --dtype float32 or another file."
         )
+    leak = (logits[0, :2].float() - logits[1, :2].float()).abs().max()
+    if leak > 16 * torch.finfo(logits.dtype).eps * logits.float().abs().max():
+        raise ModelError(f"{name} looks ahead in the text, so it is an encoder; mien reads causal language models.")
 
 
 def _first_line(error: BaseException) -> str:

@@ -14,8 +14,9 @@ from mien import dose, evidence
 from mien.card import Baseline, Confound, JudgeEvidence, LayerEvidence
 from mien.directions import Direction, load_direction
 from mien.dose import Arm, Lab
+from mien.errors import MienError, NothingKeptError
 from mien.home import kept_directions
-from mien.records import Engine, Judge, Rollout, Score
+from mien.records import Engine, Judge, Rollout
 from mien.rollouts import readings_of
 from mien.spec import load_neutral
 from mien.store import RunFolder
@@ -42,9 +43,9 @@ def layer_evidence(data: evidence.Readings, direction: Direction, seed: int) -> 
             "split_half_high": float(np.quantile(cosine[:, k], 0.975)),
             "split_half_null": float(np.quantile(null_cosine[:, k], 0.95)),
         }  # fmt: skip
-        found.append(
-            LayerEvidence(layer=k, **{name: round(v, 4) if np.isfinite(v) else 0.5 for name, v in values.items()})
-        )
+        # What cannot be measured, as with one question alone, is put as what knows nothing.
+        known = {name: v if np.isfinite(v) else 0.5 if name.startswith("auc") else 0.0 for name, v in values.items()}
+        found.append(LayerEvidence(layer=k, **{name: round(v, 4) for name, v in known.items()}))
     return found
 
 
@@ -105,20 +106,22 @@ def prove(
         "coef_range": within,
         "dose_slope": dose.dose_slope(answers, within, rng),
         "dose_null": dose.dose_slope(null_answers, None, rng),
-        "kl_per_token": round(dose.kl_per_token(lab.engine, plain, direction, layer, 1.0), 5),
+        "kl_per_token": dose.kl_per_token(lab.engine, plain, direction, layer, 1.0),
         "side_effects": effects,
         "examples": dose.examples(answers, questions, top),
     }
 
 
 def judge_evidence(
-    judge: Judge, scored: Sequence[Score], positive: Sequence[bool], question: Sequence[int], seed: int
+    judge: Judge, scored: Sequence[float | None], positive: Sequence[bool], question: Sequence[int], seed: int
 ) -> JudgeEvidence:
-    """How well the judge's cross-fitted scores tell the two sides apart, all rollouts counted."""
-    known = [i for i, s in enumerate(scored) if s.trait is not None]
-    scores = np.array([scored[i].trait for i in known], dtype=np.float64)
+    """How well the judge's trait scores tell the two sides apart; missing ones are left out."""
+    known = [i for i, score in enumerate(scored) if score is not None]
+    scores = np.array([scored[i] for i in known], dtype=np.float64)
     sides = np.array([positive[i] for i in known], dtype=bool)
-    groups = evidence.Readings(np.zeros((len(known), 1, 1), np.float32), sides, np.array([question[i] for i in known]))
+    groups = evidence.Readings(
+        np.zeros((len(known), 1, 1), np.float32), sides, np.array([question[i] for i in known], dtype=np.int64)
+    )
     low, high = evidence.bootstrap_auc(scores, groups, np.random.default_rng(seed))
     return judge_evidence_of(judge.kind, judge.model, evidence.auc(scores, sides), low, high)
 
@@ -136,25 +139,37 @@ def confounds(rollouts: Sequence[Rollout], positive: Sequence[bool]) -> list[Con
 
 
 def cosines(direction: Direction, layer: int, engine: Engine) -> dict[str, float]:
-    """Cosine with every other direction kept for this model, at `layer`."""
+    """Cosine with every other direction kept for this model, at `layer`; those that cannot be compared are left out."""
     found = {}
     for name, folder in kept_directions(engine.info.id).items():
-        other = load_direction(folder)
-        if name != direction.card.name and other.card.fingerprint == engine.info.fingerprint:
-            found[name] = round(float(direction.cosine(other, layer)), 4)
+        if name == direction.card.name:
+            continue
+        try:
+            found[name] = round(float(direction.cosine(load_direction(folder), layer)), 4)
+        except MienError:
+            # Corrupt, of another model, or without this layer: another's fault must not cost this run its card.
+            continue
     return found
 
 
 def plain_projections(run: RunFolder, plain: Sequence[Rollout], direction: Direction) -> np.ndarray:
-    """`[n, l]` raw projections of the plain answers."""
+    """`[n, l]` raw projections of the plain answers that are not empty.
+
+    Raises:
+        NothingKeptError: all are empty.
+    """
     readings = [r for r in readings_of(run.stage("plain"), plain) if r.n_tokens]
+    if not readings:
+        raise NothingKeptError("All answers without a system prompt are empty, so there is no baseline to measure.")
     units = np.stack([direction.unit(k).numpy() for k in range(len(direction.vector))])
     projections: np.ndarray = np.einsum("nld,ld->nl", np.stack([r.mean for r in readings]), units)
     return projections
 
 
-def baseline(projections: np.ndarray) -> Baseline:
-    """Mean, spread and quantiles of plain answers' projections at one layer."""
+def baseline(projections: np.ndarray) -> Baseline | None:
+    """Mean, spread and quantiles of plain answers' projections `[n]` at one layer; None where there is no spread."""
+    if len(projections) < 2:
+        return None
     marks = (1, 5, 25, 50, 75, 95, 99)
     return Baseline(
         mean=round(float(projections.mean()), 4),

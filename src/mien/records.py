@@ -165,8 +165,11 @@ class Judge(Protocol):
     def model(self) -> str:
         """The judging model."""
 
+    def followed(self, rollouts: Sequence[Rollout], written_under: Sequence[int]) -> list[Score]:
+        """Whether each answer followed its side of the pair it was written under: what keeps or drops it."""
+
     def measure(self, rollouts: Sequence[Rollout], written_under: Sequence[int | None], steered: bool) -> list[Score]:
-        """One score a rollout, in order.
+        """How strongly each answer shows the trait, whatever it was written under; one score a rollout, in order.
 
         `written_under` is the instruction pair each was written under (None: none); `steered` says that the answers
         were written with interventions, so that their own log-probabilities are not the plain model's.

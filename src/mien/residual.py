@@ -10,14 +10,14 @@ This file does not know how a direction was made, how text is written, or what a
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 
 from mien.errors import InputError, NonFiniteError
 from mien.models import Blocks, stream_of
-from mien.records import Intervention
+from mien.records import Intervention, ModelInfo
 
 Sink = Callable[[int, torch.Tensor], None]
 
@@ -59,13 +59,25 @@ class Columns:
                 "Without a KV cache nothing says where the prompt ends: give prompt_length, or intervene on all tokens."
             )
         columns = torch.arange(self.start, self.start + self.length, device=device)
-        if isinstance(end, int):
-            return (columns >= end)[None]
+        if not isinstance(end, torch.Tensor) or not end.ndim:
+            return (columns >= int(end))[None]
         bounds = end.to(device)
         if rows % len(bounds):
             raise InputError(f"prompt_length has {len(bounds)} rows, the batch {rows}; give one number a row.")
         # Beam search and num_return_sequences repeat each row in place.
         return columns[None] >= bounds.repeat_interleave(rows // len(bounds))[:, None]
+
+
+def require_fit(interventions: Iterable[Intervention], info: ModelInfo) -> None:
+    """Refuse interventions whose direction belongs to another model.
+
+    Raises:
+        FingerprintError: one does.
+    """
+    for intervention in interventions:
+        check = getattr(getattr(intervention, "direction", None), "check_model", None)
+        if check is not None:
+            check(info)
 
 
 @contextlib.contextmanager
@@ -101,7 +113,9 @@ def edited(
 def _edit_hook(layer: int, edits: list[tuple[Intervention, torch.Tensor | None]], columns: Columns) -> Any:
     def hook(_module: Any, _args: Any, output: Any) -> Any:
         h = stream_of(output)
-        for intervention, which in edits:
+        for intervention, where in edits:
+            # Under a device map the blocks lie on several devices.
+            which = None if where is None else where.to(h.device)
             part = h if which is None else h[which]
             new = intervention.edit(layer, part)
             if intervention.tokens != "all":

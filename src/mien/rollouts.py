@@ -28,6 +28,8 @@ def write_rollouts(
     """
     wanted = {r.id for r in requests}
     finished = len(wanted & stage.done)
+    if finished:
+        progress.advance(finished)
     for batch in engine.write(requests, sampling, read=read, done=stage.done):
         records = [{**rollout_record(rollout), "row": row} for row, (rollout, _) in enumerate(batch)]
         stage.append(records, {rollout.id: reading for rollout, reading in batch if reading} if read else None)

@@ -14,6 +14,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,9 @@ import numpy as np
 
 from mien.errors import FormatError, RunError
 from mien.records import Message, Reading, Rollout
+
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]+\.tmp")
+"""Names under which files are written before they are moved into place, here and where directions are saved."""
 
 
 @contextlib.contextmanager
@@ -41,7 +45,7 @@ def write_atomic(path: Path, data: bytes | str) -> None:
     Raises:
         RunError: the disk refuses.
     """
-    content = data.encode() if isinstance(data, str) else data
+    content = _utf8(data) if isinstance(data, str) else data
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with disk_errors(path):
         try:
@@ -61,7 +65,12 @@ def canonical(value: Any) -> str:
 
 def short_hash(value: Any) -> str:
     """Sixteen hex digits that name a JSON-like value."""
-    return hashlib.sha256(canonical(value).encode()).hexdigest()[:16]
+    return hashlib.sha256(_utf8(canonical(value))).hexdigest()[:16]
+
+
+def _utf8(text: str) -> bytes:
+    """Half a surrogate pair, which UTF-8 cannot hold, becomes the escape that JSON and YAML have for it."""
+    return text.encode("utf-8", "backslashreplace")
 
 
 class Stage:
@@ -93,7 +102,7 @@ class Stage:
             size = self.path.stat().st_size if self.path.exists() else 0
             try:
                 with self.path.open("ab") as file:
-                    file.write(text.encode())
+                    file.write(_utf8(text))
                     file.flush()
                     os.fsync(file.fileno())
             except OSError:
@@ -109,15 +118,16 @@ class Stage:
 
         for number in sorted({r["batch"] for r in self.records}):
             path = self._readings / f"{number:05d}.safetensors"
+            records = [r for r in self.records if r["batch"] == number]
             try:
                 arrays = load_file(path)
-            except (OSError, SafetensorError) as error:
+                rows = [(arrays["mean"][r["row"]], int(arrays["n_tokens"][r["row"]])) for r in records]
+            except (OSError, SafetensorError, LookupError) as error:
                 raise FormatError(
                     f"The readings {path} are missing or corrupt; delete the run folder and start again."
                 ) from error
-            for record in (r for r in self.records if r["batch"] == number):
-                row = int(record["row"])
-                yield Reading(str(record["id"]), arrays["mean"][row], int(arrays["n_tokens"][row]))
+            for record, (mean, n_tokens) in zip(records, rows, strict=True):
+                yield Reading(str(record["id"]), mean, n_tokens)
 
     def _write_readings(self, number: int, readings: Mapping[str, Reading]) -> None:
         from safetensors.numpy import save
@@ -179,7 +189,8 @@ class RunFolder:
             ) from error
         try:
             self._check_manifest()
-        except RunError:
+            self._sweep()
+        except BaseException:
             self.__exit__()
             raise
         return self
@@ -197,16 +208,34 @@ class RunFolder:
             write_atomic(path, canonical(self.manifest))
             return
         try:
-            before = json.loads(path.read_text())
-        except (OSError, ValueError) as error:
+            before = json.loads(path.read_text("utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
             raise RunError(f"The manifest {path} cannot be read; choose another --out.") from error
-        differing = [k for k in sorted({*before, *self.manifest}) if before.get(k) != self.manifest.get(k)]
-        if differing:
-            key = differing[0]
+        if not isinstance(before, dict):
+            raise RunError(f"The manifest {path} is not one that mien wrote; choose another --out.")
+        if before != self.manifest:
+            key, was, now = _difference(before, self.manifest)
             raise RunError(
-                f"{self.path} holds another run ({key} was {_brief(before.get(key))}, is now "
-                f"{_brief(self.manifest.get(key))}): choose another --out, or delete it."
+                f"{self.path} holds another run ({key} was {_brief(was)}, is now {_brief(now)}): "
+                f"choose another --out, or delete it."
             )
+
+    def _sweep(self) -> None:
+        """Take away what a process that was killed had begun to write; nobody else writes while we hold the lock."""
+        with disk_errors(self.path):
+            for path in [*self.path.glob(".*.tmp"), *self.work.rglob(".*.tmp")]:
+                if _TEMPORARY.fullmatch(path.name) and path.is_file():
+                    path.unlink(missing_ok=True)
+
+
+def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str, Any, Any]:
+    """The first key at which two different mappings differ, as deep as mappings go, and both values."""
+    key = next(k for k in sorted({*before, *now}) if before.get(k) != now.get(k) or (k in before) != (k in now))
+    was, new = before.get(key), now.get(key)
+    if isinstance(was, dict) and isinstance(new, dict):
+        inner, was, new = _difference(was, new)
+        return f"{key}.{inner}", was, new
+    return key, was, new
 
 
 def _brief(value: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 from mien.card import Card, JudgeEvidence, LayerEvidence, Verdict
@@ -10,7 +11,9 @@ from mien.card import Card, JudgeEvidence, LayerEvidence, Verdict
 def judge_evidence_of(
     kind: Literal["likelihood", "api"], model: str, auc: float, low: float, high: float
 ) -> JudgeEvidence:
-    """The judge's part of the card, with what its AUC means."""
+    """The judge's part of the card, with what its AUC means; an AUC that is nan is not known."""
+    if math.isnan(auc):
+        return JudgeEvidence(kind=kind, model=model, auc=None, note="How well the judge judges is not known.")
     if auc >= 0.9:
         note = "The judge tells the two sides apart with ease: the model plays the trait."
     elif auc >= 0.75:
@@ -83,9 +86,13 @@ def _gaps(card: Card, at: LayerEvidence) -> list[str]:
         found.append(
             f"Halves of the data agree to a cosine of {at.split_half_cosine:.2f} (lower end {at.split_half_low:.2f})."
         )
-    if card.judge and card.judge.auc is not None and card.judge.auc < 0.8:
+    if card.judge is None or card.judge.auc is None:
+        found.append("How well the judge tells the two sides apart is not known.")
+    elif card.judge.auc < 0.8:
         found.append(f"The judge tells the two sides apart with AUC {card.judge.auc:.2f} only.")
-    if card.coef_range and card.coef_range[1] < 1:
+    if card.coef_range is None:
+        found.append("Up to which coef answers stay coherent is not known.")
+    elif card.coef_range[1] < 1:
         found.append("Answers lose coherence before coef 1.")
     slope, null = card.dose_slope, card.dose_null
     if slope and slope.p >= 0.01:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
 
 import click
@@ -47,8 +49,13 @@ def group() -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line. What mien refuses to do is one sentence on stderr and an exit code of its own."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError):  # a terminal that lacks a letter must not cost an hour's result
+            stream.reconfigure(errors="replace")  # type: ignore[union-attr]
+    words = sys.argv[1:] if arguments is None else arguments
     try:
-        code = group.main(arguments, standalone_mode=False)
+        code = group.main(words or ["--help"], prog_name="mien", standalone_mode=False)
+        sys.stdout.flush()
         sys.exit(code if isinstance(code, int) else 0)
     except MienError as error:
         click.echo(f"mien: {error}", err=True)
@@ -56,15 +63,29 @@ def main(arguments: list[str] | None = None) -> None:
     except click.exceptions.Exit as error:
         sys.exit(error.exit_code)
     except click.ClickException as error:
-        error.show()
+        context = getattr(error, "ctx", None)
+        hint = f" See {context.command_path} --help." if context else ""
+        click.echo(f"mien: {error.format_message()}{hint}", err=True)
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort):
         click.echo("mien: stopped; what was done is kept, and the same command goes on from there.", err=True)
         sys.exit(130)
-    except MemoryError:
+    except BrokenPipeError:
+        # Whoever read the output has gone, as `head` does; what is still in the buffer must not complain at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except (MemoryError, RuntimeError) as error:
+        if not _out_of_memory(error):
+            raise
         click.echo("mien: out of memory; use a smaller model or --dtype bfloat16.", err=True)
         sys.exit(1)
     except OSError as error:
         # Mostly a full or read-only disk, met in a library that mien called.
         click.echo(f"mien: {error.strerror or error}{f': {error.filename}' if error.filename else ''}.", err=True)
         sys.exit(6)
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Torch says it with a RuntimeError, of its own kind on an accelerator, in words only on a CPU."""
+    words = str(error).lower()
+    return isinstance(error, MemoryError) or ("alloc" in words and "memory" in words)

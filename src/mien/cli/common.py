@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -16,6 +19,7 @@ if TYPE_CHECKING:
     from mien.models import Model
 
 DEFAULT_MODEL = "smollm2-135m"
+SEED = click.IntRange(0, 2**63 - 1)
 
 
 def model_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -40,7 +44,8 @@ def load_model(model: str, adapter: str | None, device: str | None, dtype: str |
     """Load, and say on stderr what was chosen."""
     from mien.models import load
 
-    loaded = load(model, device=device, dtype=dtype, adapter=adapter)
+    with contextlib.redirect_stderr(io.StringIO()) if quiet else contextlib.nullcontext():
+        loaded = load(model, device=device, dtype=dtype, adapter=adapter)
     if not quiet:
         info = loaded.info
         kind = "chat model" if info.chat else "base model, read through a plain User:/Assistant: transcript"
@@ -56,15 +61,15 @@ def emit(value: Any, as_json: bool, text: str) -> None:
 
 
 def numbers(text: str, what: str) -> float:
-    """A number from an option's part.
+    """A finite number from an option's part.
 
     Raises:
         InputError: it is none.
     """
-    try:
-        return float(text)
-    except ValueError as error:
-        raise InputError(f"{text!r} is no number; {what}.") from error
+    with contextlib.suppress(ValueError):
+        if math.isfinite(number := float(text)):
+            return number
+    raise InputError(f"{text!r} is no number; {what}.")
 
 
 class Bar:
@@ -72,17 +77,19 @@ class Bar:
 
     def __init__(self) -> None:
         self._live = sys.stderr.isatty()
-        self._what, self._total, self._start, self._tokens = "", 0, 0.0, 0
+        self._what, self._total, self._start, self._tokens, self._before = "", 0, 0.0, 0, 0
         self._begun = time.monotonic()
 
     def begin(self, what: str, total: int) -> None:
         """A step begins."""
         self._end_line()
-        self._what, self._total, self._start, self._tokens = what, total, time.monotonic(), 0
+        self._what, self._total, self._start, self._tokens, self._before = what, total, time.monotonic(), 0, 0
         self._show(0)
 
     def advance(self, done: int, tokens: int = 0) -> None:
-        """Some of it is done."""
+        """Some of it is done; what an earlier run did comes without tokens, and does not count in the rate."""
+        if not self._tokens and not tokens:
+            self._before = done
         self._tokens += tokens
         self._show(done)
 
@@ -102,8 +109,8 @@ class Bar:
             parts.append(f"{done}/{self._total}")
             if self._tokens and spent > 0.1:
                 parts.append(f"{self._tokens / spent:.0f} tokens/s")
-            if done < self._total:
-                parts.append(f"about {spent / done * (self._total - done):.0f} s left")
+            if self._before < done < self._total:
+                parts.append(f"about {spent / (done - self._before) * (self._total - done):.0f} s left")
         line = ", ".join(parts)
         if self._live:
             click.echo("\r\x1b[2K" + line[:110], nl=False, err=True)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mien.cli.common import Bar, emit, load_model, model_options, output_options
+from mien.cli.common import SEED, Bar, emit, load_model, model_options, output_options
 from mien.errors import InputError
 
 if TYPE_CHECKING:
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 @click.option("--name", default=None, help="What to call it; default: from the sentence or the spec.")
 @model_options
 @click.option("--out", default=None, type=click.Path(path_type=Path), help="Folder of the run; default: mien's home.")
-@click.option("--seed", default=0, show_default=True, help="Of everything random.")
+@click.option("--seed", default=0, show_default=True, type=SEED, help="Of everything random.")
 @click.option("--budget", type=click.Choice(["small", "paper"]), default="small", show_default=True,
               help="small: 200 short answers, minutes on a laptop; paper: 2,000 longer ones.")  # fmt: skip
-@click.option("--temperature", default=1.0, show_default=True, help="Of the rollouts.")
+@click.option("--temperature", default=0.7, show_default=True, help="Of the rollouts.")
 @click.option("--no-early-stop", is_flag=True, help="Spend the whole budget even when the direction has settled.")
 @click.option("--author", type=click.Choice(["templates", "endpoint"]), default="templates", show_default=True,
               help="Who turns the sentence into a spec.")  # fmt: skip
@@ -35,17 +35,20 @@ if TYPE_CHECKING:
 @click.option("--judge-model", default=None, help="Model for the likelihood judge; default: the writer itself.")
 @click.option("--endpoint", default=None, help="Base URL of an OpenAI-compatible API, for author or judge.")
 @click.option("--endpoint-model", default=None, help="The model's name there; key in OPENAI_API_KEY.")
+@click.option("--endpoint-timeout", default=60.0, show_default=True, help="Seconds that one request there may take.")
 @output_options
 def command(
     sentence: str | None, spec: str | None, name: str | None, model: str, adapter: str | None, device: str | None,
     dtype: str | None, out: Path | None, seed: int, budget: str, temperature: float, no_early_stop: bool, author: str,
-    judge: str, judge_model: str | None, endpoint: str | None, endpoint_model: str | None, as_json: bool, quiet: bool,
+    judge: str, judge_model: str | None, endpoint: str | None, endpoint_model: str | None, endpoint_timeout: float,
+    as_json: bool, quiet: bool,
 ) -> None:  # fmt: skip
     """Turn SENTENCE, such as "flatters the user and agrees with whatever they say", into a validated direction.
 
     Everything lands in the run's folder as it happens. Stopped at any moment, the same command goes on from there.
     """
-    remote = _endpoint(endpoint, endpoint_model, needed=author == "endpoint" or judge == "endpoint")
+    needed = author == "endpoint" or judge == "endpoint"
+    remote = _endpoint(endpoint, endpoint_model, endpoint_timeout) if needed else None
     trait = _trait(sentence, spec, name, remote if author == "endpoint" else None)
 
     from mien.engines.hf import HfEngine
@@ -68,15 +71,13 @@ def command(
     emit(result, as_json, summary(direction, folder))
 
 
-def _endpoint(url: str | None, model: str | None, needed: bool) -> Endpoint | None:
-    if not needed:
-        return None
+def _endpoint(url: str | None, model: str | None, timeout: float) -> Endpoint:
     if not url or not model:
         raise InputError("An endpoint as author or judge needs --endpoint URL and --endpoint-model NAME.")
     from mien.endpoint import Endpoint
     from mien.machine import cache_dir
 
-    return Endpoint(url, model, cache_dir=cache_dir() / "replies")
+    return Endpoint(url, model, timeout=timeout, cache_dir=cache_dir() / "replies")
 
 
 def _trait(sentence: str | None, spec: str | None, name: str | None, author: Endpoint | None) -> TraitSpec:

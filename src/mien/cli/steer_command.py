@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from mien.cli.common import DEFAULT_MODEL, emit, load_model, model_options, numbers, output_options
+from mien.cli.common import DEFAULT_MODEL, SEED, emit, load_model, model_options, numbers, output_options
 from mien.errors import InputError
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ class _Asked:
 @click.option("--system", default=None, help="System prompt for all the answers.")
 @click.option("--max-tokens", default=128, show_default=True, help="Longest answer.")
 @click.option("--temperature", default=0.0, show_default=True, help="0 is greedy.")
-@click.option("--seed", default=0, show_default=True, help="Of the answers' random stream.")
+@click.option("--seed", default=0, show_default=True, type=SEED, help="Of the answers' random stream.")
 @model_options
 @output_options
 def command(
@@ -77,7 +78,7 @@ def command(
     """Answer QUESTION without and with the direction NAME (a name it was extracted under, or a folder)."""
     if not question.strip():
         raise InputError("The question is empty; write what the model should answer.")
-    if max_tokens < 1 or temperature < 0:
+    if max_tokens < 1 or not 0 <= temperature < math.inf:
         raise InputError("--max-tokens must be at least 1 and --temperature at least 0.")
     asked = _Asked(name, coefs or (() if ablate or cap else (1.0,)), add, ablate, cap, layers, tokens)
     loaded = load_model(_model_for(name, model), adapter, device, dtype, quiet)

@@ -7,17 +7,17 @@ This file does not know traits, judges or directions.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from mien.engines.hf_batch import Batch, Prompted, cache_bytes_per_token, left_padded, pack, write_batch
-from mien.errors import ModelError
+from mien.errors import InputError, ModelError
 from mien.models import Model
 from mien.records import Conversation, Intervention, ModelInfo, Reading, Rollout, Sampling, ScoreRequest, WriteRequest
-from mien.residual import SpanMeans, edited, require_finite, run_partly, stopping_after, watched
+from mien.residual import SpanMeans, edited, require_finite, require_fit, run_partly, stopping_after, watched
 
 
 @dataclass(frozen=True)
@@ -46,18 +46,31 @@ class HfEngine:
         read: bool = True,
         done: Container[str] = frozenset(),
     ) -> Iterator[list[tuple[Rollout, Reading | None]]]:
+        _check_sampling(sampling)
+        require_fit((i for r in requests for i in r.interventions), self.info)
         prompted = [Prompted(r, self.model.chat.prompt_ids(r.conversation)) for r in requests]
-        self._check_room(prompted, sampling.max_tokens)
+        self._check_ids((p.ids for p in prompted), sampling.max_tokens)
         limit = self.cache_bytes // cache_bytes_per_token(self.model)
         for batch in pack(prompted, self.max_rows, limit, sampling.max_tokens):
             if all(p.request.id in done for p in batch):
                 continue
+            # Not around `yield`: the mode would hold for whoever takes the batches, between one and the next.
             with torch.inference_mode():
-                yield write_batch(self.model, Batch(batch), sampling, read)
+                written = write_batch(self.model, Batch(batch), sampling, read)
+            yield written
 
     def read(self, rollouts: Sequence[Rollout], layers: Sequence[int] | None = None) -> Iterator[list[Reading]]:
-        """Second-pass reading. `Reading.mean` is `[len(layers), d]`, rows in the order of `layers` (default: all)."""
-        wanted = list(range(self.model.n_layers)) if layers is None else list(layers)
+        """Second-pass reading. `Reading.mean` is `[len(layers), d]`, rows in the order of `layers` (default: all).
+
+        Raises:
+            InputError: no layers, one that the model does not have, or one twice.
+            ModelError: a text is longer than the model's positions, or its ids are not of this model.
+        """
+        count = self.model.n_layers
+        wanted = list(range(count)) if layers is None else list(layers)
+        if not wanted or len(set(wanted)) < len(wanted) or not all(0 <= k < count for k in wanted):
+            raise InputError(f"The layers to read must be different ones of 0 to {count - 1}, not {wanted}.")
+        self._check_ids(r.prompt_ids + r.response_ids for r in rollouts)
         order = sorted(range(len(rollouts)), key=lambda i: len(rollouts[i].prompt_ids) + len(rollouts[i].response_ids))
         for chunk in self._chunks(order, [len(r.prompt_ids) + len(r.response_ids) for r in rollouts], self.read_tokens):
             yield self._read_chunk([rollouts[i] for i in chunk], wanted)
@@ -66,9 +79,11 @@ class HfEngine:
         self, requests: Sequence[ScoreRequest], interventions: Sequence[Intervention] = ()
     ) -> list[np.ndarray]:
         """Every distinct conversation is run once, and its keys and values serve all the answers scored after it."""
+        require_fit(interventions, self.info)
         results: list[np.ndarray | None] = [None] * len(requests)
         prompts = {c: self.model.chat.prompt_ids(c) for c in {r.conversation for r in requests} if c}
         pairs = [self._pair(request, prompts) for request in requests]
+        self._check_ids(prompt + answer for prompt, answer in pairs)
         order = sorted(range(len(pairs)), key=lambda i: (len(pairs[i][0]), pairs[i][0], len(pairs[i][1]), i))
         for chunk in self._chunks(order, [len(prompt) + len(answer) for prompt, answer in pairs], self.score_tokens):
             rows = self._score_chunk([pairs[i] for i in chunk], interventions)
@@ -86,15 +101,17 @@ class HfEngine:
         answer = self.model.chat.response_ids(request.text) if request.response_ids is None else request.response_ids
         return prompts[request.conversation], answer[: request.max_tokens]
 
-    def _check_room(self, prompted: Sequence[Prompted], max_tokens: int) -> None:
-        config = getattr(self.model.net, "config", None)
-        text_config = config.get_text_config() if config is not None and hasattr(config, "get_text_config") else config
-        room = getattr(text_config, "max_position_embeddings", None)
-        longest = max((len(p.ids) for p in prompted), default=0)
-        if isinstance(room, int) and longest + max_tokens > room:
-            raise ModelError(
-                f"A prompt of {longest} tokens and an answer of {max_tokens} do not fit the model's {room} positions."
-            )
+    def _check_ids(self, rows: Iterable[tuple[int, ...]], more: int = 0) -> None:
+        """Raises: ModelError: a row and `more` tokens after it do not fit the model, or an id is not of it."""
+        room = getattr(self.model.net.config.get_text_config(), "max_position_embeddings", None)  # type: ignore[union-attr, operator]
+        longest, largest = 0, -1
+        for row in rows:
+            longest, largest = max(longest, len(row)), max(largest, max(row, default=-1))
+        if isinstance(room, int) and longest + more > room:
+            what = f"A prompt of {longest} tokens and an answer of {more}" if more else f"A text of {longest} tokens"
+            raise ModelError(f"{what} cannot go into the model's {room} positions; shorten it.")
+        if largest >= self.model.n_vocab:
+            raise ModelError(f"The token id {largest} is not of {self.info.id}, which has {self.model.n_vocab}.")
 
     def _chunks(self, order: Sequence[int], lengths: Sequence[int], most: int) -> Iterator[list[int]]:
         """Batches of neighbours in `order` with at most `most` tokens, padding included."""
@@ -114,7 +131,7 @@ class HfEngine:
         # Padding on the right needs no mask: a causal model's real tokens never look at what follows them.
         rows = [r.prompt_ids + r.response_ids for r in rollouts]
         width = max(max((len(r) for r in rows), default=1), 1)
-        ids = torch.full((len(rows), width), self.model.chat.pad_id)
+        ids = torch.full((len(rows), width), self.model.pad_id)
         for i, row in enumerate(rows):
             ids[i, : len(row)] = torch.tensor(row, dtype=torch.long)
         spans = [(len(r.prompt_ids), len(r.prompt_ids) + len(r.response_ids)) for r in rollouts]
@@ -138,6 +155,15 @@ class HfEngine:
             return _score(self.model, prefixes, pairs)
 
 
+def _check_sampling(sampling: Sampling) -> None:
+    if sampling.max_tokens < 1:
+        raise InputError(f"An answer needs room for one token at least, not {sampling.max_tokens}.")
+    if not 0 <= sampling.temperature < float("inf"):
+        raise InputError(f"The temperature is 0 (greedy) or a positive number, not {sampling.temperature}.")
+    if not 0 < sampling.top_p <= 1:
+        raise InputError(f"top_p is above 0 and at most 1, not {sampling.top_p}.")
+
+
 def _score(
     model: Model, prefixes: list[tuple[int, ...]], pairs: Sequence[tuple[tuple[int, ...], tuple[int, ...]]]
 ) -> list[np.ndarray]:
@@ -146,7 +172,7 @@ def _score(
     """
     from transformers import DynamicCache
 
-    device, pad = model.device, model.chat.pad_id
+    device, pad = model.device, model.pad_id
     cache = DynamicCache(config=model.net.config.get_text_config())  # type: ignore[union-attr, operator]
     ids, mask = left_padded(prefixes, pad)
     width = ids.shape[1]
@@ -158,7 +184,7 @@ def _score(
         )  # fmt: skip
         where = torch.tensor([prefixes.index(prompt[:-1]) for prompt, _ in pairs])
         if len(prefixes) != len(pairs) or where.tolist() != list(range(len(pairs))):
-            cache.batch_select_indices(where.to(device))
+            cache.batch_select_indices(where)  # on the CPU: the layers' caches may lie on several devices
         mask = mask[where]
     else:
         mask = torch.ones(len(pairs), 0, dtype=torch.long)

@@ -178,7 +178,7 @@ def _prefill(model: Model, batch: Batch) -> _State:
 
     keys = list(dict.fromkeys(p.key for p in batch.prompted))
     first = {p.key: p for p in reversed(batch.prompted)}
-    ids, mask = left_padded([key[0] for key in keys], model.chat.pad_id)
+    ids, mask = left_padded([key[0] for key in keys], model.pad_id)
     device = model.device
     cache = DynamicCache(config=model.net.config.get_text_config())  # type: ignore[union-attr, operator]
     with edited(model.blocks, Batch([first[key] for key in keys]).edits(device), prompt_length=ids.shape[1]):
@@ -189,7 +189,7 @@ def _prefill(model: Model, batch: Batch) -> _State:
         ).logits[:, -1]  # fmt: skip
     where = torch.tensor([keys.index(p.key) for p in batch.prompted])
     if where.tolist() != list(range(len(keys))):
-        cache.batch_select_indices(where.to(device))
+        cache.batch_select_indices(where)
     rows = mask[where]
     return _State(cache, rows, rows.sum(1, keepdim=True), logits[where.to(logits.device)], torch.zeros(len(where), 1))
 
@@ -200,11 +200,14 @@ def _sample(logits: torch.Tensor, draws: torch.Tensor, sampling: Sampling) -> tu
     """
     scores = logits.float()
     require_finite(scores, "Logits")
+    if scores.device.type == "mps":  # has no float64
+        scores = scores.cpu()
     plain = scores.log_softmax(-1)
     if sampling.temperature == 0:
         chosen = scores.argmax(-1)
     else:
-        probabilities = (scores / sampling.temperature).softmax(-1) if sampling.temperature != 1 else plain.exp()
+        # Shifted first: at a very low temperature the scores themselves would become infinite.
+        probabilities = ((scores - scores.amax(-1, keepdim=True)) / sampling.temperature).softmax(-1)
         if sampling.top_p < 1:
             ordered, index = probabilities.sort(-1, descending=True)
             outside = ordered.cumsum(-1) - ordered >= sampling.top_p
@@ -242,10 +245,15 @@ def _stop_string(model: Model, ids: list[int]) -> int | None:
     """How many tokens stand before a stop string that the newest tokens complete; None if there is none."""
     tail = ids[-STOP_MEMORY:]
     text = model.chat.raw_text(tail)
-    if not any(stop in text for stop in model.chat.stop_strings):
+    starts = [text.find(stop) for stop in model.chat.stop_strings if stop in text]
+    if not starts:
         return None
-    start = min(text.find(stop) for stop in model.chat.stop_strings if stop in text)
-    keep = next(n for n in range(len(tail) + 1) if len(model.chat.raw_text(tail[:n])) >= start)
+    start = min(starts)
+    # Compared as text: a letter of which some bytes are still to come is decoded as another one.
+    texts = (model.chat.raw_text(tail[:n]) for n in range(len(tail) + 1))
+    keep, before = next((n, t) for n, t in enumerate(texts) if len(t) >= start and t[:start] == text[:start])
+    if before[start:].strip():  # the last token holds a part of the stop string, not only the blanks before it
+        keep -= 1
     return len(ids) - len(tail) + keep
 
 
@@ -257,7 +265,7 @@ def _drop(state: _State, batch: Batch, going: list[bool]) -> None:
         return
     if len(rows) < len(going):
         index = torch.tensor(rows)
-        state.cache.batch_select_indices(index.to(state.logits.device))
+        state.cache.batch_select_indices(index)  # on the CPU: the layers' caches may lie on several devices
         state.mask, state.positions = state.mask[index], state.positions[index]
     state.mask = torch.cat([state.mask, torch.ones(len(rows), 1, dtype=torch.long)], 1)
     state.tokens = torch.tensor([batch.ids[i][-1] for i in batch.live])[:, None]
@@ -298,6 +306,6 @@ def _finished(model: Model, batch: Batch, i: int, sums: _Sums | None) -> tuple[R
     )
     if sums is None:
         return rollout, None
-    mean = sums.sums[:, i] / max(len(ids), 1)
+    mean = (sums.sums[:, i] / max(len(ids), 1)).cpu()
     require_finite(mean, "Activations")
     return rollout, Reading(request.id, mean.numpy().copy(), len(ids))

@@ -5,6 +5,8 @@ This file does not know what an engine, a judge or a page looks like inside.
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib import metadata
@@ -14,13 +16,13 @@ import numpy as np
 import torch
 
 from mien import evidence, proof
-from mien.card import Card, LayerEvidence, Rollouts
+from mien.card import Card, JudgeEvidence, LayerEvidence, Rollouts
 from mien.chat import ask
 from mien.coherence import CoherenceScale, fit_coherence
 from mien.directions import Direction, save_direction
 from mien.dose import Lab, seed_of, trial_layers
 from mien.errors import InputError, NothingKeptError
-from mien.judge import Calibration, Scale, calibrate, cross_calibrated, measure_stage
+from mien.judge import Calibration, Measure, Scale, calibrate, cross_calibrated, measure_stage
 from mien.progress import Progress, Silent
 from mien.records import Engine, Judge, Reading, Rollout, Sampling, Score, WriteRequest
 from mien.report.card_page import write_card_page
@@ -86,19 +88,18 @@ def extract(
     *,
     budget: str = "small",
     seed: int = 0,
-    temperature: float = 1.0,
+    temperature: float = 0.7,
     early_stop: bool = True,
     progress: Progress | None = None,
 ) -> Direction:
     """Make a direction for `spec`, prove it, and leave it with its card in `out`. Goes on where an earlier run stopped.
 
     Raises:
-        InputError: an unknown budget.
+        InputError: an unknown budget, a seed or a temperature that cannot be used, or fewer than two extract questions.
         NothingKeptError: no pair of rollouts survived judging.
         RunError: `out` holds another run, is in use, or cannot be written.
     """
-    if budget not in BUDGETS:
-        raise InputError(f"There is no budget {budget!r}: choose one of {', '.join(BUDGETS)}.")
+    _check(spec, budget, seed, temperature)
     plan, show = BUDGETS[budget], progress or Silent()
     sampling = Sampling(max_tokens=plan.max_tokens, temperature=temperature)
     settings = {
@@ -120,7 +121,8 @@ def extract(
 
         pos, neg = (torch.from_numpy(data.mean[data.positive == side]) for side in (True, False))
         direction = Direction.from_means(pos, neg, first_card(spec, engine, settings))
-        lab = Lab(engine, judge, Scale(_final_calibration(gathered), coherence), sampling, seed, run, show)
+        trait, judged = yardstick(judge, gathered, run, seed, show)
+        lab = Lab(engine, judge, Scale(trait, coherence), sampling, seed, run, show)
         layers = proof.layer_evidence(data, direction, seed)
         direction = with_layer(lab, direction, layers, spec.extract_questions[: plan.trial_questions])
 
@@ -132,7 +134,7 @@ def extract(
             update={
                 **effects,
                 "rollouts": Rollouts(**counts, stopped_early=gathered.stopped_early),
-                "judge": proof.judge_evidence(judge, gathered.scores, gathered.positive, gathered.question, seed),
+                "judge": judged,
                 "layers": layers,
                 "confounds": proof.confounds(
                     [gathered.rollouts[i] for i in kept], [gathered.positive[i] for i in kept]
@@ -146,6 +148,48 @@ def extract(
         save_direction(direction, out)
         write_card_page(direction.card, out)
     return direction
+
+
+def _check(spec: TraitSpec, budget: str, seed: int, temperature: float) -> None:
+    if budget not in BUDGETS:
+        raise InputError(f"There is no budget {budget!r}: choose one of {', '.join(BUDGETS)}.")
+    if not 0 <= seed < 2**63:
+        raise InputError(f"A seed is a whole number from 0 to 2^63 - 1, not {seed}.")
+    if not (math.isfinite(temperature) and temperature >= 0):
+        raise InputError(f"A temperature is a number from 0 up, not {temperature}.")
+    if len(spec.extract_questions) < 2:
+        raise InputError(
+            f"{spec.name} has one extract question only; a direction is tested on questions that it was not made "
+            f"from, so give at least two, and better twenty."
+        )
+
+
+def yardstick(
+    judge: Judge, gathered: Gathered, run: RunFolder, seed: int, show: Progress, pairs: int = 2
+) -> tuple[Calibration, JudgeEvidence]:
+    """What the judge's trait scores mean: its calibration, and how well held-out scores tell the two sides apart.
+
+    Measured on one answer a side under `pairs` instruction pairs of every question, kept or not: what is dropped for
+    not showing the trait must count against the judge and the model.
+    """
+    of_question: dict[int, list[int]] = {}
+    for i, rollout in enumerate(gathered.rollouts):
+        count = max(gathered.pair) + 1
+        turn = [(gathered.question[i] + step * 2) % count for step in range(pairs)]
+        if gathered.pair[i] in turn and rollout.id.endswith("/0"):
+            of_question.setdefault(gathered.question[i], []).append(i)
+    chosen = [i for question in sorted(of_question) for i in of_question[question]]
+    rollouts, under = [gathered.rollouts[i] for i in chosen], [gathered.pair[i] for i in chosen]
+    show.begin("judge: finding its scale", len(rollouts))
+    stage = run.stage("yardstick")
+    measured = measure_stage(stage, rollouts, lambda some, part: judge.measure(some, under[part], False), show)
+    positive = [gathered.positive[i] for i in chosen]
+    question = [gathered.question[i] for i in chosen]
+    raw = [m.raw for m in measured]
+    known = (
+        cross_calibrated(raw, positive, question, seed) if judge.kind == "likelihood" else [m.trait for m in measured]
+    )
+    return calibrate(raw, positive), proof.judge_evidence(judge, known, positive, question, seed)
 
 
 def with_layer(lab: Lab, direction: Direction, layers: list[LayerEvidence], questions: Sequence[str]) -> Direction:
@@ -191,12 +235,17 @@ def gather(
         rollouts += write_rollouts(engine, [request for request, *_ in new], sampling, stage, show)
         show.begin(f"rollouts {len(asked) - len(new) + 1}-{len(asked)} of {total}: judging", len(new))
         part = slice(len(asked) - len(new), len(asked))
-        measured += measure_stage(judge, score_stage, rollouts[part], [p for *_, p in new], False, show, len(new))
+        follow = _follower(judge, [pair for *_, pair in new])
+        measured += measure_stage(score_stage, rollouts[part], follow, show, len(new))
         gathered = _scored(asked, rollouts, measured, coherence, seed)
         if early_stop and len(asked) < total and start >= plan.block and settled(run, gathered, plan, seed):
             show.note(f"the direction has settled after {len(asked)} of {total} rollouts; stopping early")
             return replace(gathered, stopped_early=True)
     return gathered
+
+
+def _follower(judge: Judge, pairs: Sequence[int]) -> Measure:
+    return lambda some, where: judge.followed(some, pairs[where])
 
 
 def _ask(
@@ -239,17 +288,24 @@ def keep(gathered: Gathered) -> tuple[list[int], dict[str, int]]:
         _, question, pair, _, sample = rollout.id.split("/")
         halves.setdefault((question, pair, sample), []).append(i)
     kept = [i for pair in halves.values() if not any(faults[j] for j in pair) for i in pair]
-    reasons: dict[str, int] = {}
-    for i in set(range(len(faults))) - set(kept):
-        reason = faults[i] or "the other half of its pair was dropped"
-        reasons[reason] = reasons.get(reason, 0) + 1
     if not kept:
-        worst = max(reasons, key=lambda r: reasons[r]) if reasons else "there were none"
-        raise NothingKeptError(
-            f"None of the {len(faults)} rollouts could be kept (most often: {worst}); the model does not play this "
-            f"trait, so describe it more plainly, use a larger model, or try --budget paper."
-        )
+        raise NothingKeptError(_why_nothing([fault for fault in faults if fault], gathered.rollouts))
+    dropped = sorted(set(range(len(faults))) - set(kept))
+    reasons = Counter(faults[i] or "the other half of its pair was dropped" for i in dropped)
     return sorted(kept), dict(sorted(reasons.items()))
+
+
+def _why_nothing(faults: list[str], rollouts: Sequence[Rollout]) -> str:
+    if not any(rollout.text.strip() for rollout in rollouts):
+        return (
+            f"All {len(rollouts)} answers are empty: the model ends its turn before it says anything, so there is no "
+            f"character to read; use a model that was trained to answer."
+        )
+    worst = max(sorted(set(faults)), key=faults.count)
+    return (
+        f"None of the {len(rollouts)} rollouts could be kept (most often: {worst}); the model does not play this "
+        f"trait, so describe it more plainly, use a larger model, or try --budget paper."
+    )
 
 
 def _fault(score: Score, positive: bool) -> str | None:
@@ -287,10 +343,6 @@ def settled(run: RunFolder, gathered: Gathered, plan: Budget, seed: int) -> bool
     quarter = cosine.shape[1] // 4
     low = np.quantile(cosine, 0.025, axis=0)[quarter : cosine.shape[1] - quarter]
     return bool(np.median(low) >= plan.settled)
-
-
-def _final_calibration(gathered: Gathered) -> Calibration:
-    return calibrate([s.raw for s in gathered.scores], gathered.positive)
 
 
 def first_card(spec: TraitSpec, engine: Engine, settings: dict[str, object]) -> Card:
