@@ -13,7 +13,10 @@ import torch
 import transformers as hf
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
+from mien.card import Card
+from mien.directions import Direction
 from mien.models import Model, wrap
+from mien.records import Intervention
 
 VOCAB = 272
 PAD, BOS, EOS, IM_START, IM_END = "<|pad|>", "<|bos|>", "<|eos|>", "<|im_start|>", "<|im_end|>"
@@ -162,3 +165,50 @@ def hooks_on(net: torch.nn.Module) -> list[tuple[str, int]]:
     """Every hook on every module, by name and id: what must be the same before and after."""
     kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
     return [(f"{name}.{kind}", key) for name, m in net.named_modules() for kind in kinds for key in getattr(m, kind)]
+
+
+def direction_of(model: Model, seed: int = 0, scale: float = 1.0, **changes: Any) -> Direction:
+    """A random direction for a model, of length about `scale` at every layer."""
+    shape = (model.n_layers, model.info.d_model)
+    vector = torch.randn(shape, generator=torch.Generator().manual_seed(seed)) * scale / shape[1] ** 0.5
+    card = {
+        "kind": "imported", "name": f"random-{seed}", "description": "random", "sign": "larger is more of it",
+        "model": model.info.id, "fingerprint": model.info.fingerprint, "recommended_layer": 1,
+    }  # fmt: skip
+    return Direction(vector, Card(**{**card, "n_layers": shape[0], "d_model": shape[1], **changes}))
+
+
+def naive_logits(net: Any, ids: Sequence[int], prompt: int, interventions: Sequence[Intervention] = ()) -> torch.Tensor:
+    """`[s, v]` logits of one text: no cache, no padding, no batch, each block's output edited by hand.
+
+    The prompt are the first `prompt` positions. The edits' maths is taken as given; where they act is worked out here.
+    """
+    blocks = net.get_submodule("transformer.h" if hasattr(net, "transformer") else "model.layers")
+
+    def hook(layer: int) -> Any:
+        def act(_module: Any, _args: Any, output: Any) -> Any:
+            h = (output if isinstance(output, torch.Tensor) else output[0]).clone()
+            for each in interventions:
+                where = {"all": slice(None), "prompt": slice(0, prompt), "response": slice(prompt, None)}[each.tokens]
+                if layer in each.layers:
+                    h[0, where] = each.edit(layer, h[0, where])
+            return h if isinstance(output, torch.Tensor) else (h, *output[1:])
+
+        return act
+
+    handles = [block.register_forward_hook(hook(k)) for k, block in enumerate(blocks)]
+    try:
+        with torch.no_grad():
+            logits: torch.Tensor = net(input_ids=torch.tensor([list(ids)]), use_cache=False).logits[0]
+    finally:
+        for handle in handles:
+            handle.remove()
+    return logits
+
+
+def naive_greedy(net: Any, prompt: Sequence[int], n: int, interventions: Sequence[Intervention] = ()) -> list[int]:
+    """`n` likeliest tokens, each from a full forward pass over everything so far."""
+    ids = list(prompt)
+    for _ in range(n):
+        ids.append(int(naive_logits(net, ids, len(prompt), interventions)[-1].argmax()))
+    return ids[len(prompt) :]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -151,6 +152,42 @@ def test_the_writer_as_judge_uses_the_ids_as_they_were_written(model: Model, eng
     assert judge.raw([odd], [0]) == [pytest.approx(naive(model, tiny.spec(), odd, [1, 2], ids), abs=2e-5)]
 
 
+def test_whether_an_answer_followed_is_judged_by_its_own_pair(
+    model: Model, engine: HfEngine, written: list[tuple[Rollout, int, bool]]
+) -> None:
+    """The writer's own log-probability is taken from writing; another judge works out both sides itself."""
+    spec, other = tiny.spec(), wrap(tiny.tiny_net(7), sparse_tokenizer(), "other")
+    judges = [(LikelihoodJudge(engine, engine, spec), model), (LikelihoodJudge(HfEngine(other), engine, spec), other)]
+    rollouts, pairs = [r for r, *_ in written], [p for _, p, _ in written]
+    for judge, reader in judges:
+        for score, (rollout, own, _) in zip(judge.followed(rollouts, pairs), written, strict=True):
+            ids = rollout.response_ids if reader is model else reader.chat.response_ids(rollout.text)
+            assert score.raw == pytest.approx(naive(reader, spec, rollout, [own], ids), abs=5e-5)
+            assert (score.id, score.trait, score.coherence) == (rollout.id, None, None)
+            assert score.logprob == rollout.logprob
+
+
+def test_an_answer_that_did_as_the_other_side_says_did_not_follow(model: Model, engine: HfEngine) -> None:
+    spec, ids = tiny.spec(), model.chat.response_ids("TEA OWL")
+    pair = spec.instructions[0]
+    found = {}
+    for instruction in (pair.pos, pair.neg):
+        own = engine.logprobs([ScoreRequest(ask("What now?", instruction), "", ids)])[0].mean()
+        rollout = Rollout("x", ask("What now?", instruction), "TEA OWL", (), ids, float(own), "stop")
+        found[instruction] = LikelihoodJudge(engine, engine, spec).followed([rollout], [0])[0].raw or 0
+    # Loud is loud, whichever side asked for it: the same value, on the positive side of the boundary.
+    assert found[pair.pos] == pytest.approx(found[pair.neg], abs=1e-4)
+    assert found[pair.pos] > 0
+
+
+@pytest.mark.parametrize("text", ["", " ", "\n\t\u3000"])
+def test_a_blank_answer_did_not_follow_and_is_missing(model: Model, engine: HfEngine, text: str) -> None:
+    pair, ids = tiny.spec().instructions[0], model.chat.response_ids(text)
+    blank = Rollout("x", ask("Q?", pair.pos), text.strip(), (), ids, -1.0 if ids else None, "stop")
+    (score,) = LikelihoodJudge(engine, engine, tiny.spec()).followed([blank], [0])
+    assert (score.trait, score.raw, score.missing) == (None, None, "the answer is empty")
+
+
 @pytest.mark.parametrize("text", ["", " ", "\n\t\u3000"])
 @pytest.mark.parametrize("steered", [True, False])
 def test_an_empty_answer_is_missing_and_never_zero(engine: HfEngine, text: str, steered: bool) -> None:
@@ -277,25 +314,22 @@ def test_scores_of_the_api_judge_pass_through_the_scale() -> None:
 
 
 def test_scores_are_kept_chunk_by_chunk_and_not_measured_twice(tmp_path: Path) -> None:
-    class Counting:
-        kind, model = "api", "m"
-        seen: list[str] = []  # noqa: RUF012
-
-        def measure(self, rollouts: list[Rollout], written_under: list[int], steered: bool) -> list[Score]:
-            assert steered
-            if len(self.seen) == 6:
-                raise RuntimeError("the machine stops here")
-            self.seen += [r.id for r in rollouts]
-            return [Score(r.id, float(u), None, missing="coherence: no") for r, u in
-                    zip(rollouts, written_under, strict=True)]  # fmt: skip
-
     rollouts = [Rollout(str(i), ask("Q?"), "x", (), (1,), None, "stop") for i in range(10)]
-    judge = Counting()
+    asked: list[str] = []
+    stop: int | None = 6
+
+    def measure(some: Sequence[Rollout], part: slice) -> list[Score]:
+        assert list(some) == rollouts[part]
+        if part.start == stop:
+            raise RuntimeError("the machine stops here")
+        asked.extend(r.id for r in some)
+        return [Score(r.id, float(r.id), None, missing="coherence: no") for r in some]
+
     with pytest.raises(RuntimeError):
-        measure_stage(judge, Stage(tmp_path, "s"), rollouts, list(range(10)), True, Silent(), chunk=3)
-    judge.seen = judge.seen[:3]
-    found = measure_stage(judge, Stage(tmp_path, "s"), rollouts, list(range(10)), True, Silent(), chunk=3)
-    assert judge.seen == ["0", "1", "2", "6", "7", "8", "9"]
+        measure_stage(Stage(tmp_path, "s"), rollouts, measure, Silent(), chunk=3)
+    stop = None
+    found = measure_stage(Stage(tmp_path, "s"), rollouts, measure, Silent(), chunk=3)
+    assert asked == [str(i) for i in range(10)]
     assert found == [Score(str(i), float(i), None, missing="coherence: no") for i in range(10)]
 
 

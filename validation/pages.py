@@ -115,7 +115,7 @@ def write(repo: Path, questions: int) -> Path:
         "library": [head, *(trait_row(base / "library" / n) for n in names)],
         "published": [head, *(trait_row(p) for p in sorted((base / "published").glob("*")))],
         "templates": [
-            "| trait | cosine at the recommended layer | median cosine, middle layers | AUC of the sentence's direction "
+            "| trait | cosine at the recommended layer | median, middle layers | AUC of the sentence's direction "
             "on the spec's answers | AUC of the spec's own, held out |\n| --- | --- | --- | --- | --- |",
             *(template_row(base, n) for n in names),
         ],

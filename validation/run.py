@@ -19,16 +19,17 @@ sys.path.insert(0, str(REPO / "validation"))
 
 
 def jobs(only: set[str]) -> list[str]:
-    """Names of everything to run, the longest-known traits first."""
+    """Names of everything to run, the two with goals of their own first."""
     from pages import published_names
 
     from mien.spec import library_names
 
-    names = ["evil", "optimistic", *(n for n in library_names() if n not in ("evil", "optimistic"))]
-    found = [f"library/{n}" for n in names]
-    found += [f"templates/{n}" for n in names]
+    first = ["evil", "optimistic"]
+    names = [*first, *(n for n in library_names() if n not in first)]
+    found = [f"library/{n}" for n in first]
+    found += [f"seed/{n}" for n in first] + ["judge/evil"] + [f"templates/{n}" for n in first]
+    found += [f"{kind}/{n}" for n in names[2:] for kind in ("library", "templates")]
     found += [f"published/{n}" for n in published_names()]
-    found += ["seed/evil", "seed/optimistic", "judge/evil"]
     return [job for job in found if not only or job in only or job.split("/")[1] in only]
 
 

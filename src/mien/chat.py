@@ -27,7 +27,7 @@ class Chat:
 
     def __init__(self, tokenizer: Any, generation_config: Any = None) -> None:
         self.tokenizer = tokenizer
-        if self._encode("a tree") == self._encode("the sea"):  # what transformers makes of a folder without its files
+        if self._encode("a tree") == self._encode("my sea"):  # what transformers makes of a folder without its files
             raise ModelError("The model's tokenizer has no words, so its files are missing; add them to the model.")
         self.templated: bool = bool(getattr(tokenizer, "chat_template", None))
         self.system_allowed = self.templated and self._takes_system()

@@ -85,18 +85,18 @@ class Lab:
     ) -> list[Answer]:
         """Answers of every arm to every question, scored."""
         written = self.write(stage, arms, questions, sampling or self.sampling)
-        flat = [rollout for row in written for rollout in row]
+        # Question by question: all arms of a question are judged by the same pairs, under prompts that are run once.
+        places = [(a, i) for i in range(len(questions)) for a in range(len(arms))]
+        flat = [written[a][i] for a, i in places]
+        under: list[int | None] = [i for _, i in places]
         self.progress.begin(f"{stage}: judging", len(flat))
         kept = self.run.stage(f"{stage}-scores")
-        # The judging pairs rotate with the question, so that all arms of a question are judged by the same pairs.
-        under: list[int | None] = [i for _ in arms for i in range(len(questions))]
         scores = measure_stage(
-            kept, flat, lambda part, where: self.judge.measure(part, under[where], True), self.progress
+            kept, flat, lambda part, where: self.judge.measure(part, under[where], True), self.progress, 90
         )
-        places = [(arm, i) for arm in arms for i in range(len(questions))]
         return [
-            Answer(arm, i, rollout, self.scale(score, rollout))
-            for (arm, i), rollout, score in zip(places, flat, scores, strict=True)
+            Answer(arms[a], i, rollout, self.scale(score, rollout))
+            for (a, i), rollout, score in zip(places, flat, scores, strict=True)
         ]
 
 

@@ -118,6 +118,7 @@ class LikelihoodJudge:
 
 
 def _unscaled(rollout: Rollout, raw: float | None, logprob: float | None) -> Score:
+    raw = raw if rollout.text.strip() else None  # blanks have tokens, and say nothing
     return Score(rollout.id, None, None, raw, logprob, None if raw is not None else "the answer is empty")
 
 

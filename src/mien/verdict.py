@@ -27,13 +27,22 @@ def judge_evidence_of(
     )
 
 
+def repeatability(half: float) -> float:
+    """Cosine to expect between this direction and one from as many new questions, from the cosine `half` of two halves.
+
+    Spearman-Brown: halving the data halves the signal-to-noise ratio, so two halves agree less than two wholes would.
+    """
+    return 2 * half / (1 + half) if half > 0 else 0.0
+
+
 def pronounce(card: Card) -> Card:
     """The card with its verdict and reasons.
 
-    Weak, if any holds: held-out AUC not above the shuffled-label null or under 0.7; split-half cosine's lower end under
-    0.5 or not above its null; judge AUC under 0.65; fewer than 10 pairs kept; steering does not raise the trait score
-    (slope not above 0 at p < 0.05). Strong, if all hold: AUC at least 0.9, split-half lower end at least 0.8, judge AUC
-    at least 0.8, slope above 0 at p < 0.01 and above a random direction's, coherent at coef 1. Usable otherwise.
+    Weak, if any holds: held-out AUC not above the shuffled-label null or under 0.7; split-half cosine's lower end not
+    above its null, or repeatability there under 0.5; judge AUC under 0.65; fewer than 10 pairs kept; steering does not
+    raise the trait score (slope not above 0 at p < 0.05). Strong, if all hold: AUC at least 0.9, repeatability at the
+    lower end at least 0.8, judge AUC at least 0.8, slope above 0 at p < 0.01 and above a random direction's, coherent
+    at coef 1. Usable otherwise.
     """
     assert card.recommended_layer is not None
     at = card.layers[card.recommended_layer]
@@ -66,7 +75,7 @@ def _faults(card: Card, at: LayerEvidence) -> list[str]:
             f"On unused questions it tells positive from negative answers with AUC {at.auc:.2f}; directions made from "
             f"shuffled labels reach {at.auc_null:.2f}."
         )
-    if at.split_half_low < 0.5 or at.split_half_low <= at.split_half_null:
+    if repeatability(at.split_half_low) < 0.5 or at.split_half_low <= at.split_half_null:
         found.append(
             f"Two halves of the questions give different directions (cosine {at.split_half_cosine:.2f}, lower end "
             f"{at.split_half_low:.2f}, shuffled labels {at.split_half_null:.2f})."
@@ -82,9 +91,10 @@ def _gaps(card: Card, at: LayerEvidence) -> list[str]:
     found = []
     if at.auc < 0.9:
         found.append(f"Its held-out AUC is {at.auc:.2f}; strong directions reach 0.90.")
-    if at.split_half_low < 0.8:
+    if repeatability(at.split_half_low) < 0.8:
         found.append(
-            f"Halves of the data agree to a cosine of {at.split_half_cosine:.2f} (lower end {at.split_half_low:.2f})."
+            f"Halves of the data agree to a cosine of {at.split_half_cosine:.2f} (lower end {at.split_half_low:.2f}), so "
+            f"new data of the same size would give a direction at about {repeatability(at.split_half_cosine):.2f} from it."
         )
     if card.judge is None or card.judge.auc is None:
         found.append("How well the judge tells the two sides apart is not known.")
