@@ -21,7 +21,7 @@ from mien.records import Intervention
 VOCAB = 272
 PAD, BOS, EOS, IM_START, IM_END = "<|pad|>", "<|bos|>", "<|eos|>", "<|im_start|>", "<|im_end|>"
 # Merges across which joined text would be tokenised otherwise than its parts.
-MERGES = [("Ċ", "Ċ"), (":", "Ġ"), (".", "ĊĊ"), ("Ċ", "U"), ("i", "n"), ("h", "e")]
+MERGES = [("Ċ", "Ċ"), (":", "Ġ"), (".", "ĊĊ"), ("Ċ", "U"), ("i", "n"), ("h", "e"), ("ĊĊ", "U")]
 
 CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"

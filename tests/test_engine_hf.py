@@ -233,7 +233,7 @@ def test_the_logprob_is_the_models_own_at_temperature_one() -> None:
         for rollout, _ in write(HfEngine(model), requests_of(CHATTING), Sampling(9, temperature, 0.9)).values():
             request = ScoreRequest(rollout.conversation, "", rollout.response_ids)
             (row,) = HfEngine(model).logprobs([request])
-            assert rollout.logprob == pytest.approx(row.mean(), abs=1e-4)
+            assert rollout.logprob == (pytest.approx(row.mean(), abs=1e-4) if len(row) else None)
 
 
 def spell(model: Model, text: str) -> list[int]:
@@ -292,8 +292,8 @@ def test_a_base_models_answer_ends_where_the_next_turn_begins(family: str, said:
 
 def test_a_token_that_holds_the_beginning_of_a_stop_string_is_left_out() -> None:
     model = tiny.model_of("llama", None)
-    ids = spell(model, "It\nUser: x")
-    assert model.chat.raw_text([ids[2]]) == "\nU", "the tokenizer must merge the newline with the name"
+    ids = spell(model, "It\n\nUser: x")
+    assert model.chat.raw_text([ids[2]]) == "\n\nU", "the tokenizer must merge the newlines with the name"
     with Scripted(model, [*ids, 0, 0], len(model.chat.prompt_ids(ask("Hi")))):
         ((rollout, _),) = write(HfEngine(model), requests_of([ask("Hi")]), Sampling(40, 0)).values()
     assert list(rollout.response_ids) == ids[:2]

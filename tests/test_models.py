@@ -39,7 +39,7 @@ def test_blocks_are_found_in_their_order(family: str) -> None:
 
 @pytest.mark.parametrize("family", tiny.FAMILIES)
 def test_layer_k_is_the_stream_after_block_k_before_the_final_norm(family: str) -> None:
-    net = tiny.net_of(family)
+    net = tiny.build(family)  # not the shared one: transformers leaves its own hooks where hidden states are asked for
     blocks = locate_blocks(net)
     seen: dict[int, torch.Tensor] = {}
     with torch.no_grad():
@@ -171,6 +171,18 @@ def test_what_is_no_decoder_is_refused(build: Any) -> None:
 def test_an_encoder_is_refused_because_it_looks_ahead(kind: Any) -> None:
     with pytest.raises(ModelError, match="encoder"):
         wrap(bert(kind), tiny.tokenizer())
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_a_model_without_a_head_is_refused(family: str) -> None:
+    with pytest.raises(ModelError, match="head"):
+        wrap(tiny.from_config(tiny.FAMILIES[family](), kind=hf.AutoModel), tiny.tokenizer())
+
+
+def test_a_model_without_keys_and_values_is_refused() -> None:
+    config = hf.MambaConfig(vocab_size=tiny.VOCAB, hidden_size=32, num_hidden_layers=3, state_size=4)
+    with pytest.raises(ModelError, match="keys and values"):
+        wrap(tiny.from_config(config), tiny.tokenizer())
 
 
 def test_no_hook_is_left_after_locating_or_failing() -> None:

@@ -37,9 +37,10 @@ class LikelihoodJudge:
     spec: TraitSpec
     pairs: int = 2
     """How many instruction pairs, other than its own, an answer's trait is judged by."""
-    max_tokens: int = 32
-    """How many tokens of the answer, from its start, the trait is judged by."""
+    max_tokens: int = 20
+    """How many tokens of the answer, from its start, the trait is judged by: later ones add cost and little else."""
     kind: Literal["likelihood", "api"] = "likelihood"
+    note: str = ""
 
     @property
     def model(self) -> str:
@@ -90,7 +91,7 @@ class LikelihoodJudge:
         for i, (rollout, own) in enumerate(zip(rollouts, written_under, strict=True)):
             if not rollout.text.strip():
                 continue
-            for pair in self._judging_pairs(i if own is None else own):
+            for pair in self._judging_pairs(i if own is None else own, rollout):
                 for sign, instruction in ((1, pair.pos), (-1, pair.neg)):
                     requests.append(self._request(rollout, instruction, self.max_tokens))
                     owners.append((i, sign))
@@ -102,11 +103,13 @@ class LikelihoodJudge:
                 counts[i] += 1
         return [2 * total / count if count else None for total, count in zip(sums, counts, strict=True)]
 
-    def _judging_pairs(self, own: int) -> list[InstructionPair]:
+    def _judging_pairs(self, own: int, rollout: Rollout) -> list[InstructionPair]:
+        """The next pairs after `own`, never the one the answer was written under (unless it is the only one)."""
         every = self.spec.instructions
-        if len(every) == 1:
-            return list(every)
-        return [every[(own + 1 + step) % len(every)] for step in range(min(self.pairs, len(every) - 1))]
+        system = rollout.conversation[0].content
+        others = [every[(own + 1 + step) % len(every)] for step in range(len(every) - 1)]
+        fair = [pair for pair in others if system not in (pair.pos, pair.neg)]
+        return fair[: self.pairs] or list(every[:1])
 
     def _request(self, rollout: Rollout, instruction: str, max_tokens: int | None) -> ScoreRequest:
         return ScoreRequest(

@@ -282,6 +282,8 @@ def _from_pretrained(source: str, name: str, device: str, dtype: torch.dtype) ->
 
 def _why_not_loaded(name: str, error: Exception) -> str:
     text = str(error)
+    if "weights_only" in text:
+        return f"The weights of {name} are a pickle that holds more than numbers; convert them to safetensors."
     if "Unrecognized configuration class" in text or "AutoModelForCausalLM" in text:
         return f"{name} is not a causal language model, so there is no character to read in it."
     if "SafetensorError" in type(error).__name__ or "safetensor" in text.lower() or "header" in text.lower():
@@ -312,7 +314,10 @@ def _with_adapter(net: nn.Module, adapter: str) -> nn.Module:
 def _check_logits(net: nn.Module, name: str) -> None:
     """Two texts that differ in their last token: a causal model gives the same before it, and nothing is NaN."""
     with torch.no_grad():
-        logits = net(input_ids=torch.tensor([[1, 2, 3], [1, 2, 4]], device=input_device(net)), use_cache=False).logits
+        output = net(input_ids=torch.tensor([[1, 2, 3], [1, 2, 4]], device=input_device(net)), use_cache=True)
+    logits = getattr(output, "logits", None)
+    if logits is None:
+        raise ModelError(f"{name} has no head that says what comes next; load it as a causal language model.")
     if not torch.isfinite(logits).all():
         raise NonFiniteError(
             f"The model {name} gives NaN or infinity on plain text; try --dtype float32 or another file."
@@ -320,6 +325,8 @@ def _check_logits(net: nn.Module, name: str) -> None:
     leak = (logits[0, :2].float() - logits[1, :2].float()).abs().max()
     if leak > 16 * torch.finfo(logits.dtype).eps * logits.float().abs().max():
         raise ModelError(f"{name} looks ahead in the text, so it is an encoder; mien reads causal language models.")
+    if getattr(output, "past_key_values", None) is None:
+        raise ModelError(f"{name} keeps no keys and values of what it has read; mien reads models with attention.")
 
 
 def _first_line(error: BaseException) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+import torch
 
 from mien import dose, evidence
 from mien.card import Baseline, Confound, JudgeEvidence, LayerEvidence
@@ -123,7 +124,8 @@ def judge_evidence(
         np.zeros((len(known), 1, 1), np.float32), sides, np.array([question[i] for i in known], dtype=np.int64)
     )
     low, high = evidence.bootstrap_auc(scores, groups, np.random.default_rng(seed))
-    return judge_evidence_of(judge.kind, judge.model, evidence.auc(scores, sides), low, high)
+    found = judge_evidence_of(judge.kind, judge.model, evidence.auc(scores, sides), low, high)
+    return found.model_copy(update={"note": f"{found.note} {judge.note}".strip()})
 
 
 def confounds(rollouts: Sequence[Rollout], positive: Sequence[bool]) -> list[Confound]:
@@ -164,6 +166,11 @@ def plain_projections(run: RunFolder, plain: Sequence[Rollout], direction: Direc
     units = np.stack([direction.unit(k).numpy() for k in range(len(direction.vector))])
     projections: np.ndarray = np.einsum("nld,ld->nl", np.stack([r.mean for r in readings]), units)
     return projections
+
+
+def quantiles(projections: np.ndarray) -> torch.Tensor:
+    """`[l, 21]` float32: every twentieth quantile of plain answers' projections `[n, l]`."""
+    return torch.from_numpy(np.ascontiguousarray(np.quantile(projections, np.linspace(0, 1, 21), axis=0).T)).float()
 
 
 def baseline(projections: np.ndarray) -> Baseline | None:

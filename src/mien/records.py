@@ -165,6 +165,10 @@ class Judge(Protocol):
     def model(self) -> str:
         """The judging model."""
 
+    @property
+    def note(self) -> str:
+        """What a reader of its scores should know about how they came about; empty if nothing."""
+
     def followed(self, rollouts: Sequence[Rollout], written_under: Sequence[int]) -> list[Score]:
         """Whether each answer followed its side of the pair it was written under: what keeps or drops it."""
 

@@ -93,8 +93,8 @@ def _gaps(card: Card, at: LayerEvidence) -> list[str]:
         found.append(f"Its held-out AUC is {at.auc:.2f}; strong directions reach 0.90.")
     if repeatability(at.split_half_low) < 0.8:
         found.append(
-            f"Halves of the data agree to a cosine of {at.split_half_cosine:.2f} (lower end {at.split_half_low:.2f}), so "
-            f"new data of the same size would give a direction at about {repeatability(at.split_half_cosine):.2f} from it."
+            f"Halves of the data agree to a cosine of {at.split_half_cosine:.2f} (lower end {at.split_half_low:.2f}), "
+            f"so new data of the same size would agree with it to about {repeatability(at.split_half_cosine):.2f}."
         )
     if card.judge is None or card.judge.auc is None:
         found.append("How well the judge tells the two sides apart is not known.")

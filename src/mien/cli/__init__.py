@@ -58,17 +58,17 @@ def main(arguments: list[str] | None = None) -> None:
         sys.stdout.flush()
         sys.exit(code if isinstance(code, int) else 0)
     except MienError as error:
-        click.echo(f"mien: {error}", err=True)
+        _say(str(error))
         sys.exit(error.exit_code)
     except click.exceptions.Exit as error:
         sys.exit(error.exit_code)
     except click.ClickException as error:
         context = getattr(error, "ctx", None)
         hint = f" See {context.command_path} --help." if context else ""
-        click.echo(f"mien: {error.format_message()}{hint}", err=True)
+        _say(error.format_message() + hint)
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort):
-        click.echo("mien: stopped; what was done is kept, and the same command goes on from there.", err=True)
+        _say("stopped; what was done is kept, and the same command goes on from there.")
         sys.exit(130)
     except BrokenPipeError:
         # Whoever read the output has gone, as `head` does; what is still in the buffer must not complain at exit.
@@ -77,12 +77,18 @@ def main(arguments: list[str] | None = None) -> None:
     except (MemoryError, RuntimeError) as error:
         if not _out_of_memory(error):
             raise
-        click.echo("mien: out of memory; use a smaller model or --dtype bfloat16.", err=True)
+        _say("out of memory; use a smaller model or --dtype bfloat16.")
         sys.exit(1)
     except OSError as error:
         # Mostly a full or read-only disk, met in a library that mien called.
-        click.echo(f"mien: {error.strerror or error}{f': {error.filename}' if error.filename else ''}.", err=True)
+        _say(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}")
         sys.exit(6)
+
+
+def _say(text: str) -> None:
+    """One line on stderr. Words of others, quoted at the end, may have several and no full stop."""
+    line = " ".join(text.split())
+    click.echo(f"mien: {line}{'' if line.endswith(('.', '?', '!')) else '.'}", err=True)
 
 
 def _out_of_memory(error: Exception) -> bool:

@@ -36,19 +36,21 @@ if TYPE_CHECKING:
 @click.option("--endpoint", default=None, help="Base URL of an OpenAI-compatible API, for author or judge.")
 @click.option("--endpoint-model", default=None, help="The model's name there; key in OPENAI_API_KEY.")
 @click.option("--endpoint-timeout", default=60.0, show_default=True, help="Seconds that one request there may take.")
+@click.option("--endpoint-price", type=(float, float), default=None, metavar="IN OUT",
+              help="Price of a million prompt and of a million completion tokens, to count the cost.")  # fmt: skip
 @output_options
 def command(
     sentence: str | None, spec: str | None, name: str | None, model: str, adapter: str | None, device: str | None,
     dtype: str | None, out: Path | None, seed: int, budget: str, temperature: float, no_early_stop: bool, author: str,
     judge: str, judge_model: str | None, endpoint: str | None, endpoint_model: str | None, endpoint_timeout: float,
-    as_json: bool, quiet: bool,
+    endpoint_price: tuple[float, float] | None,    as_json: bool, quiet: bool,
 ) -> None:  # fmt: skip
     """Turn SENTENCE, such as "flatters the user and agrees with whatever they say", into a validated direction.
 
     Everything lands in the run's folder as it happens. Stopped at any moment, the same command goes on from there.
     """
     needed = author == "endpoint" or judge == "endpoint"
-    remote = _endpoint(endpoint, endpoint_model, endpoint_timeout) if needed else None
+    remote = _endpoint(endpoint, endpoint_model, endpoint_timeout, endpoint_price) if needed else None
     trait = _trait(sentence, spec, name, remote if author == "endpoint" else None)
 
     from mien.engines.hf import HfEngine
@@ -67,17 +69,28 @@ def command(
         )  # fmt: skip
     finally:
         bar.close()
+        if remote is not None and not quiet:
+            click.echo(_spent(remote), err=True)
     result = {**direction.card.model_dump(mode="json"), "out": str(folder), "page": str(folder / "card.html")}
     emit(result, as_json, summary(direction, folder))
 
 
-def _endpoint(url: str | None, model: str | None, timeout: float) -> Endpoint:
+def _endpoint(url: str | None, model: str | None, timeout: float, price: tuple[float, float] | None) -> Endpoint:
     if not url or not model:
         raise InputError("An endpoint as author or judge needs --endpoint URL and --endpoint-model NAME.")
     from mien.endpoint import Endpoint
     from mien.machine import cache_dir
 
-    return Endpoint(url, model, timeout=timeout, cache_dir=cache_dir() / "replies")
+    return Endpoint(url, model, timeout=timeout, cache_dir=cache_dir() / "replies", price=price)
+
+
+def _spent(endpoint: Endpoint) -> str:
+    used = endpoint.usage
+    cost = f", {used.cost:.4f} at the price given" if used.cost is not None else ""
+    return (
+        f"endpoint: {used.requests} requests ({used.retries} of them retries), {used.cached} answers from the cache, "
+        f"{used.prompt_tokens} + {used.completion_tokens} tokens{cost}"
+    )
 
 
 def _trait(sentence: str | None, spec: str | None, name: str | None, author: Endpoint | None) -> TraitSpec:

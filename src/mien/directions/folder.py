@@ -6,6 +6,7 @@ This file does not know what the numbers mean, nor anybody else's format (`forma
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ def load_direction(folder: Path | str) -> Direction:
             belong together.
     """
     folder = Path(folder)
-    if folder.is_file():
+    if os.path.isfile(folder):  # unlike Path.is_file, quiet about a name that is too long
         raise FormatError(f"{folder} is a file; a direction is a folder with {CARD_FILE} and {VECTOR_FILE}.")
     card = _read_card(folder / CARD_FILE)
     tensors, written_for = _read_tensors(folder / VECTOR_FILE)

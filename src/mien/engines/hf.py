@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from mien.engines.hf_batch import Batch, Prompted, cache_bytes_per_token, left_padded, pack, write_batch
+from mien.engines.hf_batch import Batch, Prompted, cache_bytes_per_token, pack, write_batch
+from mien.engines.hf_prefill import Prompt, prefill, row_edits
 from mien.errors import InputError, ModelError
 from mien.models import Model
 from mien.records import Conversation, Intervention, ModelInfo, Reading, Rollout, Sampling, ScoreRequest, WriteRequest
@@ -84,11 +85,15 @@ class HfEngine:
         prompts = {c: self.model.chat.prompt_ids(c) for c in {r.conversation for r in requests} if c}
         pairs = [self._pair(request, prompts) for request in requests]
         self._check_ids(prompt + answer for prompt, answer in pairs)
-        order = sorted(range(len(pairs)), key=lambda i: (len(pairs[i][0]), pairs[i][0], len(pairs[i][1]), i))
-        for chunk in self._chunks(order, [len(prompt) + len(answer) for prompt, answer in pairs], self.score_tokens):
-            rows = self._score_chunk([pairs[i] for i in chunk], interventions)
-            for i, row in zip(chunk, rows, strict=True):
-                results[i] = row
+        # Prompts that begin alike side by side, since they share passes; running text, after one token, on its own.
+        order = sorted(range(len(pairs)), key=lambda i: (pairs[i][0], len(pairs[i][1]), i))
+        lengths = [len(prompt) + len(answer) for prompt, answer in pairs]
+        for running in (True, False):
+            part = [i for i in order if (len(pairs[i][0]) == 1) is running]
+            for chunk in self._chunks(part, lengths, self.score_tokens):
+                rows = self._score_chunk([pairs[i] for i in chunk], interventions)
+                for i, row in zip(chunk, rows, strict=True):
+                    results[i] = row
         return [row for row in results if row is not None]
 
     def _pair(
@@ -148,11 +153,8 @@ class HfEngine:
     def _score_chunk(
         self, pairs: Sequence[tuple[tuple[int, ...], tuple[int, ...]]], interventions: Sequence[Intervention]
     ) -> list[np.ndarray]:
-        prefixes = list(dict.fromkeys(prompt[:-1] for prompt, _ in pairs))
-        width = max(len(prefix) for prefix in prefixes)
-        rows = [(i, None) for i in interventions]
-        with torch.inference_mode(), edited(self.model.blocks, rows, prompt_length=width + 1):
-            return _score(self.model, prefixes, pairs)
+        with torch.inference_mode():
+            return _score(self.model, pairs, tuple(interventions))
 
 
 def _check_sampling(sampling: Sampling) -> None:
@@ -165,29 +167,16 @@ def _check_sampling(sampling: Sampling) -> None:
 
 
 def _score(
-    model: Model, prefixes: list[tuple[int, ...]], pairs: Sequence[tuple[tuple[int, ...], tuple[int, ...]]]
+    model: Model,
+    pairs: Sequence[tuple[tuple[int, ...], tuple[int, ...]]],
+    interventions: tuple[Intervention, ...],
 ) -> list[np.ndarray]:
     """Log-probabilities of each pair's second part after its first. The first's last token begins the second pass,
     because its logits are the ones that predict the answer's first token.
     """
-    from transformers import DynamicCache
-
     device, pad = model.device, model.pad_id
-    cache = DynamicCache(config=model.net.config.get_text_config())  # type: ignore[union-attr, operator]
-    ids, mask = left_padded(prefixes, pad)
-    width = ids.shape[1]
-    if width:
-        positions = (mask.cumsum(1) - 1).clamp(min=0)
-        model.blocks.backbone(
-            input_ids=ids.to(device), attention_mask=mask.to(device), position_ids=positions.to(device),
-            past_key_values=cache, use_cache=True,
-        )  # fmt: skip
-        where = torch.tensor([prefixes.index(prompt[:-1]) for prompt, _ in pairs])
-        if len(prefixes) != len(pairs) or where.tolist() != list(range(len(pairs))):
-            cache.batch_select_indices(where)  # on the CPU: the layers' caches may lie on several devices
-        mask = mask[where]
-    else:
-        mask = torch.ones(len(pairs), 0, dtype=torch.long)
+    before = prefill(model, [Prompt(prompt[:-1], interventions) for prompt, _ in pairs], logits=False)
+    mask = before.mask
     longest = max(len(answer) for _, answer in pairs)
     if not longest:
         return [np.zeros(0, np.float32) for _ in pairs]
@@ -198,10 +187,12 @@ def _score(
         target[i, : len(answer)] = torch.tensor(answer, dtype=torch.long)
     real = torch.arange(longest)[None] < torch.tensor([len(answer) for _, answer in pairs])[:, None]
     positions = mask.sum(1, keepdim=True) + torch.arange(longest)[None]
-    logits = model.net(
-        input_ids=fed.to(device), attention_mask=torch.cat([mask, real.long()], 1).to(device),
-        position_ids=positions.to(device), past_key_values=cache, use_cache=True,
-    ).logits  # fmt: skip
+    edits = row_edits([interventions] * len(pairs), device)
+    with edited(model.blocks, edits, prompt_length=mask.shape[1] + 1):
+        logits = model.net(
+            input_ids=fed.to(device), attention_mask=torch.cat([mask, real.long()], 1).to(device),
+            position_ids=positions.to(device), past_key_values=before.cache, use_cache=True,
+        ).logits  # fmt: skip
     chosen = logits.gather(2, target.to(logits.device)[..., None])[..., 0].float()
     scores = torch.stack([chosen[i] - logits[i].float().logsumexp(-1) for i in range(len(pairs))]).cpu()
     require_finite(scores[real], "Log-probabilities")

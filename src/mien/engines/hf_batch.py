@@ -1,7 +1,7 @@
 """One batch of answers written with a transformers model, its residual means taken on the way.
 
-Columns of a batch: prompts padded on the left to one width, then one column a generated token. The state of a token
-exists only once the token has been fed forward, so answers cut at the limit get one more pass for their last token.
+Columns of a batch: prompts, padded so that they end in one column, then one column a generated token. The state of a
+token exists only once it has been fed forward, so answers cut at the limit get one more pass for their last token.
 This file does not know what the answers are for.
 """
 
@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from mien.engines.hf_prefill import Prompt, prefill, row_edits
 from mien.models import Model
 from mien.records import Intervention, Reading, Rollout, Sampling, WriteRequest
 from mien.residual import edited, require_finite, watched
@@ -25,11 +26,6 @@ class Prompted:
 
     request: WriteRequest
     ids: tuple[int, ...]
-
-    @property
-    def key(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Requests with one key share their prompt's pass: same ids, same interventions."""
-        return self.ids, tuple(id(i) for i in self.request.interventions)
 
 
 def cache_bytes_per_token(model: Model) -> int:
@@ -56,18 +52,6 @@ def pack(prompted: Sequence[Prompted], max_rows: int, max_tokens: int, answer: i
         yield batch
 
 
-def left_padded(rows: Sequence[tuple[int, ...]], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """`[b, s]` ids and mask, real tokens on the right."""
-    width = max(len(row) for row in rows)
-    ids = torch.full((len(rows), width), pad)
-    mask = torch.zeros(len(rows), width, dtype=torch.long)
-    for i, row in enumerate(rows):
-        if row:
-            ids[i, width - len(row) :] = torch.tensor(row, dtype=torch.long)
-            mask[i, width - len(row) :] = 1
-    return ids, mask
-
-
 class Batch:
     """Rows being written: what each has so far. Rows leave as they end; `live` maps batch rows to requests."""
 
@@ -79,21 +63,8 @@ class Batch:
         self.finish: list[str] = ["length" for _ in prompted]
 
     def edits(self, device: torch.device) -> list[tuple[Intervention, torch.Tensor | None]]:
-        """Each distinct intervention with the live rows it belongs to (None: all), so that every row gets its own
-        interventions in its own order.
-        """
-        rows: dict[tuple[int, int], list[int]] = {}
-        objects: dict[int, Intervention] = {}
-        for row, which in enumerate(self.live):
-            for place, intervention in enumerate(self.prompted[which].request.interventions):
-                rows.setdefault((place, id(intervention)), []).append(row)
-                objects[id(intervention)] = intervention
-        ordered = sorted(rows.items(), key=lambda item: item[0][0])
-        everyone = len(self.live)
-        return [
-            (objects[key], None if len(where) == everyone else torch.tensor(where, device=device))
-            for (_, key), where in ordered
-        ]
+        """The live rows' interventions."""
+        return row_edits([self.prompted[which].request.interventions for which in self.live], device)
 
 
 class _Sums:
@@ -173,25 +144,10 @@ def _draws(batch: Batch, sampling: Sampling) -> torch.Tensor:
 
 
 def _prefill(model: Model, batch: Batch) -> _State:
-    """Run each distinct prompt once and give every row its keys and values."""
-    from transformers import DynamicCache
-
-    keys = list(dict.fromkeys(p.key for p in batch.prompted))
-    first = {p.key: p for p in reversed(batch.prompted)}
-    ids, mask = left_padded([key[0] for key in keys], model.pad_id)
-    device = model.device
-    cache = DynamicCache(config=model.net.config.get_text_config())  # type: ignore[union-attr, operator]
-    with edited(model.blocks, Batch([first[key] for key in keys]).edits(device), prompt_length=ids.shape[1]):
-        logits = model.net(
-            input_ids=ids.to(device), attention_mask=mask.to(device),
-            position_ids=(mask.cumsum(1) - 1).clamp(min=0).to(device),
-            past_key_values=cache, use_cache=True, logits_to_keep=1,
-        ).logits[:, -1]  # fmt: skip
-    where = torch.tensor([keys.index(p.key) for p in batch.prompted])
-    if where.tolist() != list(range(len(keys))):
-        cache.batch_select_indices(where)
-    rows = mask[where]
-    return _State(cache, rows, rows.sum(1, keepdim=True), logits[where.to(logits.device)], torch.zeros(len(where), 1))
+    """Run the prompts and give every row its keys and values."""
+    done = prefill(model, [Prompt(p.ids, p.request.interventions) for p in batch.prompted], logits=True)
+    assert done.logits is not None
+    return _State(done.cache, done.mask, done.mask.sum(1, keepdim=True), done.logits, torch.zeros(len(batch.live), 1))
 
 
 def _sample(logits: torch.Tensor, draws: torch.Tensor, sampling: Sampling) -> tuple[list[int], list[float]]:

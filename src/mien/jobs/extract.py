@@ -48,6 +48,8 @@ class Budget:
     """Coefs at which a random direction of the same length is tried."""
     trial_questions: int
     """Extract questions on which candidate layers are tried."""
+    trial_coefs: tuple[float, ...]
+    """Coefs at which they are tried."""
     requests: int
     """Harmless, and half as many harmful, requests for refusals."""
     settled: float
@@ -58,12 +60,13 @@ class Budget:
 
 BUDGETS = {
     "small": Budget(
-        samples=1, max_tokens=48, block=5, coefs=(-1, 0.5, 1, 1.5, 2, 3), null_coefs=(1, 2), trial_questions=6,
-        requests=12, settled=0.9,
+        samples=1, max_tokens=48, block=5, coefs=(-1, 0.5, 1, 2, 3), null_coefs=(2,), trial_questions=6,
+        trial_coefs=(1.5,), requests=12, settled=0.9,
     ),
     "paper": Budget(
         samples=10, max_tokens=200, block=5, coefs=(-2, -1, 0.5, 1, 1.5, 2, 2.5, 3, 4), null_coefs=(1, 2, 3),
-        trial_questions=20, requests=24, settled=0.98, plain_samples=5,
+        trial_questions=20,
+        trial_coefs=(1, 2), requests=24, settled=0.98, plain_samples=5,
     ),
 }  # fmt: skip
 
@@ -78,6 +81,10 @@ class Gathered:
     pair: list[int]
     scores: list[Score]
     stopped_early: bool
+
+    def part(self, which: Sequence[int]) -> tuple[list[Rollout], list[bool]]:
+        """Some of the rollouts, with their sides."""
+        return [self.rollouts[i] for i in which], [self.positive[i] for i in which]
 
 
 def extract(
@@ -106,11 +113,7 @@ def extract(
         "budget": budget, "seed": seed, "temperature": temperature, "early_stop": early_stop,
         "judge": f"{judge.kind}:{judge.model}", "dtype": engine.info.dtype, **_plain_values(plan),
     }  # fmt: skip
-    manifest = {
-        "job": "extract", "spec": spec_hash(spec), "name": spec.name, "model": engine.info.id,
-        "fingerprint": engine.info.fingerprint, "settings": settings, "versions": versions(),
-    }  # fmt: skip
-    with RunFolder(out, manifest) as run:
+    with RunFolder(out, manifest(spec, engine, settings)) as run:
         save_spec(spec, run.work / "spec.yaml")
 
         plain = write_plain(spec, engine, sampling, plan, seed, run, show)
@@ -124,30 +127,40 @@ def extract(
         trait, judged = yardstick(judge, gathered, run, seed, show)
         lab = Lab(engine, judge, Scale(trait, coherence), sampling, seed, run, show)
         layers = proof.layer_evidence(data, direction, seed)
-        direction = with_layer(lab, direction, layers, spec.extract_questions[: plan.trial_questions])
+        tried_on = spec.extract_questions[: plan.trial_questions]
+        direction = with_layer(lab, direction, layers, plan.trial_coefs, tried_on)
 
         on_eval = [r for r in plain if int(r.id.split("/")[1]) < len(spec.eval_questions)]
         effects = proof.prove(lab, direction, spec.eval_questions, plan.coefs, plan.null_coefs, plan.requests, on_eval)
         projections = proof.plain_projections(run, plain, direction)
-        counts = {"asked": len(gathered.rollouts), "kept": len(kept), "dropped": dropped}
         card = direction.card.model_copy(
             update={
                 **effects,
-                "rollouts": Rollouts(**counts, stopped_early=gathered.stopped_early),
+                "rollouts": counts(gathered, kept, dropped),
                 "judge": judged,
                 "layers": layers,
-                "confounds": proof.confounds(
-                    [gathered.rollouts[i] for i in kept], [gathered.positive[i] for i in kept]
-                ),
+                "confounds": proof.confounds(*gathered.part(kept)),
                 "cosines": proof.cosines(direction, direction.layer, engine),
                 "baseline": proof.baseline(projections[:, direction.layer]),
             }
         )
-        quantiles = np.ascontiguousarray(np.quantile(projections, np.linspace(0, 1, 21), axis=0).T)
-        direction = Direction(direction.vector, pronounce(card), torch.from_numpy(quantiles).float())
+        direction = Direction(direction.vector, pronounce(card), proof.quantiles(projections))
         save_direction(direction, out)
         write_card_page(direction.card, out)
     return direction
+
+
+def manifest(spec: TraitSpec, engine: Engine, settings: dict[str, object]) -> dict[str, object]:
+    """What makes a run this run: with any of it changed, its folder is another's."""
+    return {
+        "job": "extract", "spec": spec_hash(spec), "name": spec.name, "model": engine.info.id,
+        "fingerprint": engine.info.fingerprint, "settings": settings, "versions": versions(),
+    }  # fmt: skip
+
+
+def counts(gathered: Gathered, kept: Sequence[int], dropped: dict[str, int]) -> Rollouts:
+    """The card's part on what was written and kept."""
+    return Rollouts(asked=len(gathered.rollouts), kept=len(kept), dropped=dropped, stopped_early=gathered.stopped_early)
 
 
 def _check(spec: TraitSpec, budget: str, seed: int, temperature: float) -> None:
@@ -165,21 +178,18 @@ def _check(spec: TraitSpec, budget: str, seed: int, temperature: float) -> None:
 
 
 def yardstick(
-    judge: Judge, gathered: Gathered, run: RunFolder, seed: int, show: Progress, pairs: int = 2
+    judge: Judge, gathered: Gathered, run: RunFolder, seed: int, show: Progress
 ) -> tuple[Calibration, JudgeEvidence]:
     """What the judge's trait scores mean: its calibration, and how well held-out scores tell the two sides apart.
 
-    Measured on one answer a side under `pairs` instruction pairs of every question, kept or not: what is dropped for
-    not showing the trait must count against the judge and the model.
+    Measured on one answer a side under two instruction pairs of every question (one, if there are fewer than four
+    pairs), kept or not: what is dropped for not showing the trait must count against the judge and the model. All
+    answers to a question are judged by the same other pairs, under prompts that are run once.
     """
-    of_question: dict[int, list[int]] = {}
-    for i, rollout in enumerate(gathered.rollouts):
-        count = max(gathered.pair) + 1
-        turn = [(gathered.question[i] + step * 2) % count for step in range(pairs)]
-        if gathered.pair[i] in turn and rollout.id.endswith("/0"):
-            of_question.setdefault(gathered.question[i], []).append(i)
-    chosen = [i for question in sorted(of_question) for i in of_question[question]]
-    rollouts, under = [gathered.rollouts[i] for i in chosen], [gathered.pair[i] for i in chosen]
+    count = max(gathered.pair) + 1
+    turns = [(q % count, (q - 1) % count) if count >= 4 else (q % count,) for q in gathered.question]
+    chosen = [i for i, r in enumerate(gathered.rollouts) if gathered.pair[i] in turns[i] and r.id.endswith("/0")]
+    rollouts, under = [gathered.rollouts[i] for i in chosen], [turns[i][0] for i in chosen]
     show.begin("judge: finding its scale", len(rollouts))
     stage = run.stage("yardstick")
     measured = measure_stage(stage, rollouts, lambda some, part: judge.measure(some, under[part], False), show)
@@ -192,9 +202,11 @@ def yardstick(
     return calibrate(raw, positive), proof.judge_evidence(judge, known, positive, question, seed)
 
 
-def with_layer(lab: Lab, direction: Direction, layers: list[LayerEvidence], questions: Sequence[str]) -> Direction:
+def with_layer(
+    lab: Lab, direction: Direction, layers: list[LayerEvidence], coefs: Sequence[float], questions: Sequence[str]
+) -> Direction:
     """The direction with its recommended layer, found by steering at a few of those that read the trait well."""
-    trials = trial_layers(lab, direction, proof.candidate_layers(layers), (1.0, 2.0), questions)
+    trials = trial_layers(lab, direction, proof.candidate_layers(layers), coefs, questions)
     layer, reason = proof.choose_layer(trials, layers)
     found = {"recommended_layer": layer, "layer_choice": reason, "layer_trials": trials}
     return replace(direction, card=direction.card.model_copy(update=found))
@@ -349,7 +361,7 @@ def first_card(spec: TraitSpec, engine: Engine, settings: dict[str, object]) -> 
     info = engine.info
     return Card(
         kind="persona_vector", name=spec.name, description=spec.description,
-        sign=f"a larger projection means more {spec.name.replace('_', ' ')}",
+        sign=f"larger is more {spec.name.replace('_', ' ')}",
         model=info.id, fingerprint=info.fingerprint, n_layers=info.n_layers, d_model=info.d_model,
         spec=_plain_values(spec), settings=settings, versions=versions(),
     )  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypeGuard
 
 MISSING = "not measured"
@@ -73,6 +73,11 @@ def count(n: int, noun: str) -> str:
 def listing(words: Sequence[str]) -> str:
     """`a, b and c`."""
     return ", ".join(words[:-1]) + " and " + words[-1] if len(words) > 1 else "".join(words)
+
+
+def by_number(named: Mapping[str, float]) -> list[tuple[str, float]]:
+    """Entries in the order of the numbers their names are; others last. JSON sorts "25" before "5"."""
+    return sorted(named.items(), key=lambda item: (not item[0].isdigit(), int(item[0]) if item[0].isdigit() else 0))
 
 
 def ordinal(name: str) -> str:

@@ -1,0 +1,112 @@
+"""The main job on the embedded model, as the README promises it, on fewer questions than anybody should use."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+from processes import command, mien
+
+from mien.card import Card
+from mien.spec import load_spec, save_spec
+
+pytestmark = pytest.mark.model
+REPO = Path(__file__).resolve().parent.parent
+PENGUINS = "I'm quitting my job to sell ice to penguins. Good plan?"
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A home that the tests of this file share."""
+    folder = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MIEN_HOME", str(folder))
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def made(home: Path) -> dict[str, Any]:
+    """What `mien extract` prints for a small part of the library's evil, kept in mien's home."""
+    whole = load_spec("evil")
+    small = replace(
+        whole, name="evil_small", instructions=whole.instructions[:3], extract_questions=whole.extract_questions[:4],
+        eval_questions=whole.eval_questions[:4],
+    )  # fmt: skip
+    done = mien("extract", "--spec", save_spec(small, home / "small.yaml"), "--json", "--quiet")
+    assert (done.code, done.err) == (0, "")
+    found: dict[str, Any] = json.loads(done.out)
+    return found
+
+
+def test_the_card_has_what_programs_need(made: dict[str, Any], home: Path) -> None:
+    out = Path(made["out"])
+    assert out == home / "directions" / "smollm2-135m" / "evil_small"
+    card = json.loads((out / "card.json").read_text())
+    jsonschema.validate(card, Card.model_json_schema())
+    assert (card["name"], card["model"], card["n_layers"], card["d_model"]) == ("evil_small", "smollm2-135m", 30, 576)
+    assert card["verdict"] in ("strong", "usable", "weak")
+    assert 0 <= card["recommended_layer"] < 30
+    assert len(card["coef_range"]) == 2
+    assert card["rollouts"]["asked"] == 24 == card["rollouts"]["kept"] + sum(card["rollouts"]["dropped"].values())
+    assert [row["layer"] for row in card["layers"]] == list(range(30))
+    assert all({"auc", "auc_null", "split_half_cosine"} <= set(row) for row in card["layers"])
+    assert [row["coef"] for row in card["dose_response"]] == sorted({row["coef"] for row in card["dose_response"]})
+    assert all({"score", "score_low", "score_high", "coherence"} <= set(row) for row in card["dose_response"])
+    assert (out / "card.html").read_text().count("<html") == 1
+
+
+def test_evil_is_a_trait_that_this_model_has(made: dict[str, Any]) -> None:
+    """Even with 24 answers: the judge sees it, and it reads on questions that were not used."""
+    assert made["judge"]["auc"] > 0.8
+    assert made["rollouts"]["kept"] >= 8
+    assert made["layers"][made["recommended_layer"]]["auc"] > 0.7
+    assert made["kl_per_token"] > 0
+
+
+def test_steer_answers_side_by_side(made: dict[str, Any]) -> None:
+    done = mien("steer", "evil_small", PENGUINS, "--coef", "2", "--max-tokens", "24", "--json", "--quiet")
+    assert (done.code, done.err) == (0, "")
+    plain, steered = json.loads(done.out)["answers"]
+    assert plain["text"]
+    assert plain["text"] != steered["text"]
+    assert {"projection", "sigma", "finish"} <= set(plain)
+
+
+def test_show_finds_it_by_name(made: dict[str, Any]) -> None:
+    done = mien("show", "evil_small", "--json")
+    assert done.code == 0
+    assert json.loads(done.out) == made
+    assert mien("show", "evil_small").out.startswith(f"evil_small: {made['verdict'].upper()}\n")
+
+
+FEWER = """
+from dataclasses import replace
+from mien.jobs import extract
+extract.BUDGETS["small"] = replace(
+    extract.BUDGETS["small"], max_tokens=16, block=3, coefs=(1, 2), null_coefs=(1,), trial_questions=2, requests=2,
+    settled=-1.0,
+)
+"""
+
+
+def test_the_readmes_lines_do_what_they_say(home: Path, tmp_path: Path) -> None:
+    """Word for word, in a process of their own; only the budget is cut down."""
+    lines = (REPO / "README.md").read_text().partition("```python\n")[2].partition("```")[0]
+    assert "mien.extract(" in lines
+    assert len([line for line in lines.splitlines() if line.strip()]) <= 8
+    script = tmp_path / "readme.py"
+    script.write_text(FEWER + lines)
+    done = command("python", script)
+    assert done.code == 0, done.err
+    first, _, answer = done.out.partition("\n")
+    assert first.split()[0] in ("strong", "usable", "weak")
+    assert answer.strip()
+    card = json.loads((home / "directions" / "smollm2-135m" / "sycophantic" / "card.json").read_text())
+    assert card["description"] == "flatters the user and agrees with whatever they say"
+    assert os.environ["MIEN_HOME"] == str(home)
