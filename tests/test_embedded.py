@@ -11,10 +11,10 @@ from typing import Any
 
 import jsonschema
 import pytest
-from processes import command, mien
 
 from mien.card import Card
 from mien.spec import load_spec, save_spec
+from processes import command, mien
 
 pytestmark = pytest.mark.model
 REPO = Path(__file__).resolve().parent.parent
@@ -35,8 +35,8 @@ def made(home: Path) -> dict[str, Any]:
     """What `mien extract` prints for a small part of the library's evil, kept in mien's home."""
     whole = load_spec("evil")
     small = replace(
-        whole, name="evil_small", instructions=whole.instructions[:3], extract_questions=whole.extract_questions[:4],
-        eval_questions=whole.eval_questions[:4],
+        whole, name="evil_small", instructions=whole.instructions[:3], extract_questions=whole.extract_questions[:3],
+        eval_questions=whole.eval_questions[:3],
     )  # fmt: skip
     done = mien("extract", "--spec", save_spec(small, home / "small.yaml"), "--json", "--quiet")
     assert (done.code, done.err) == (0, "")
@@ -53,7 +53,7 @@ def test_the_card_has_what_programs_need(made: dict[str, Any], home: Path) -> No
     assert card["verdict"] in ("strong", "usable", "weak")
     assert 0 <= card["recommended_layer"] < 30
     assert len(card["coef_range"]) == 2
-    assert card["rollouts"]["asked"] == 24 == card["rollouts"]["kept"] + sum(card["rollouts"]["dropped"].values())
+    assert card["rollouts"]["asked"] == 18 == card["rollouts"]["kept"] + sum(card["rollouts"]["dropped"].values())
     assert [row["layer"] for row in card["layers"]] == list(range(30))
     assert all({"auc", "auc_null", "split_half_cosine"} <= set(row) for row in card["layers"])
     assert [row["coef"] for row in card["dose_response"]] == sorted({row["coef"] for row in card["dose_response"]})
@@ -62,11 +62,12 @@ def test_the_card_has_what_programs_need(made: dict[str, Any], home: Path) -> No
 
 
 def test_evil_is_a_trait_that_this_model_has(made: dict[str, Any]) -> None:
-    """Even with 24 answers: the judge sees it, and it reads on questions that were not used."""
-    assert made["judge"]["auc"] > 0.8
-    assert made["rollouts"]["kept"] >= 8
-    assert made["layers"][made["recommended_layer"]]["auc"] > 0.7
+    """Eighteen answers are enough for the judge to see it, not for a direction to be trusted, and the card says so."""
+    assert made["judge"]["auc"] > 0.7
+    assert made["rollouts"]["kept"] >= 6
     assert made["kl_per_token"] > 0
+    assert made["verdict"] == "weak"
+    assert made["verdict_reasons"][0].startswith("Weak: do not rely on this direction.")
 
 
 def test_steer_answers_side_by_side(made: dict[str, Any]) -> None:
@@ -87,16 +88,17 @@ def test_show_finds_it_by_name(made: dict[str, Any]) -> None:
 
 FEWER = """
 from dataclasses import replace
+from mien import authors
 from mien.jobs import extract
+authors.N_QUESTIONS = 3
 extract.BUDGETS["small"] = replace(
-    extract.BUDGETS["small"], max_tokens=16, block=3, coefs=(1, 2), null_coefs=(1,), trial_questions=2, requests=2,
-    settled=-1.0,
+    extract.BUDGETS["small"], max_tokens=16, coefs=(1, 2), null_coefs=(1,), trial_questions=2, requests=2,
 )
 """
 
 
 def test_the_readmes_lines_do_what_they_say(home: Path, tmp_path: Path) -> None:
-    """Word for word, in a process of their own; only the budget is cut down."""
+    """Word for word, in a process of their own; only the questions and the budget are fewer."""
     lines = (REPO / "README.md").read_text().partition("```python\n")[2].partition("```")[0]
     assert "mien.extract(" in lines
     assert len([line for line in lines.splitlines() if line.strip()]) <= 8

@@ -1,4 +1,4 @@
-"""Gemma-3-270M, a base model of another family with sliding windows, from its packages: loaded, written, read, steered."""
+"""Gemma-3-270M, a base model of another family, from its packages: loaded, written, read, steered."""
 
 from __future__ import annotations
 
@@ -66,9 +66,8 @@ def test_adding_a_direction_moves_what_is_read(gemma: Model) -> None:
     vector[:, 3] = 50.0
     up = Direction(vector, card)
     engine, request = HfEngine(gemma), WriteRequest("a", ask("What is rain?"), 0, (Add(up),))
-    (_, steered), (_, plain) = (
-        next(iter(engine.write([r], Sampling(8, 0.0))))[0] for r in (request, WriteRequest("b", request.conversation, 0))
-    )
+    same = WriteRequest("b", request.conversation, 0)
+    (_, steered), (_, plain) = (next(iter(engine.write([r], Sampling(8, 0.0))))[0] for r in (request, same))
     assert steered is not None
     assert plain is not None
     assert steered.mean[9, 3] - plain.mean[9, 3] > 25

@@ -127,8 +127,7 @@ def extract(
         trait, judged = yardstick(judge, gathered, run, seed, show)
         lab = Lab(engine, judge, Scale(trait, coherence), sampling, seed, run, show)
         layers = proof.layer_evidence(data, direction, seed)
-        tried_on = spec.extract_questions[: plan.trial_questions]
-        direction = with_layer(lab, direction, layers, plan.trial_coefs, tried_on)
+        direction = with_layer(lab, direction, layers, plan, spec.extract_questions)
 
         on_eval = [r for r in plain if int(r.id.split("/")[1]) < len(spec.eval_questions)]
         effects = proof.prove(lab, direction, spec.eval_questions, plan.coefs, plan.null_coefs, plan.requests, on_eval)
@@ -203,10 +202,11 @@ def yardstick(
 
 
 def with_layer(
-    lab: Lab, direction: Direction, layers: list[LayerEvidence], coefs: Sequence[float], questions: Sequence[str]
+    lab: Lab, direction: Direction, layers: list[LayerEvidence], plan: Budget, questions: Sequence[str]
 ) -> Direction:
     """The direction with its recommended layer, found by steering at a few of those that read the trait well."""
-    trials = trial_layers(lab, direction, proof.candidate_layers(layers), coefs, questions)
+    candidates, few = proof.candidate_layers(layers), questions[: plan.trial_questions]
+    trials = trial_layers(lab, direction, candidates, plan.trial_coefs, few)
     layer, reason = proof.choose_layer(trials, layers)
     found = {"recommended_layer": layer, "layer_choice": reason, "layer_trials": trials}
     return replace(direction, card=direction.card.model_copy(update=found))
