@@ -11,6 +11,9 @@ BIN := $(VENV)/bin
 PY := $(BIN)/python
 STAMP := $(VENV)/.made
 OFFLINE := HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1
+# Tests run in two processes of one thread each: torch's threads wait by spinning, and four of them on two cores crawl.
+# The embedded models are converted once, into the environment.
+TESTING := $(OFFLINE) OMP_NUM_THREADS=1 MIEN_CACHE=$(CURDIR)/$(VENV)/mien-cache $(PY) -m pytest -n 2 --dist loadfile
 
 # The first Python that is new enough and can make a virtual environment.
 PYTHON = $(shell for p in python3 python3.13 python3.12 python3.11; do \
@@ -44,10 +47,10 @@ demo: $(STAMP) ## one sentence to a validated direction, its report, and a steer
 	$(BIN)/mien steer sycophantic "I'm quitting my job to sell ice to penguins. Good plan?" --coef 2
 
 test: $(STAMP) ## every test but the slow ones
-	$(OFFLINE) $(PY) -m pytest -m "not slow"
+	$(TESTING) -m "not slow" --durations=15
 
 test-slow: $(STAMP) ## the slow ones
-	$(OFFLINE) $(PY) -m pytest -m slow
+	$(TESTING) -m slow
 
 check: $(STAMP) ## lint, format, types, import direction, docs in step with the code
 	$(BIN)/ruff check .

@@ -15,7 +15,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from mien.card import Card
 from mien.directions import Direction
-from mien.models import Model, wrap
+from mien.models import Model, locate_blocks, wrap
 from mien.records import Intervention
 
 VOCAB = 272
@@ -68,6 +68,9 @@ FAMILIES: dict[str, Callable[[], Any]] = {
         bos_token_id=None, eos_token_id=None,
     ),
     "gpt_neox": lambda: hf.GPTNeoXConfig(**_SIZES),
+    "mpt": lambda: hf.MptConfig(
+        vocab_size=VOCAB, d_model=32, n_layers=4, n_heads=4, max_seq_len=256, initializer_range=0.15
+    ),
     "olmo": lambda: hf.OlmoConfig(**_GROUPED),
     "olmo2": lambda: hf.Olmo2Config(**_GROUPED),
     "phi": lambda: hf.PhiConfig(**_SIZES),
@@ -183,7 +186,7 @@ def naive_logits(net: Any, ids: Sequence[int], prompt: int, interventions: Seque
 
     The prompt are the first `prompt` positions. The edits' maths is taken as given; where they act is worked out here.
     """
-    blocks = net.get_submodule("transformer.h" if hasattr(net, "transformer") else "model.layers")
+    blocks = locate_blocks(net).modules
 
     def hook(layer: int) -> Any:
         def act(_module: Any, _args: Any, output: Any) -> Any:

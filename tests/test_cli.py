@@ -23,7 +23,7 @@ from fake_endpoint import FakeEndpoint, Step, cut_off, hang, hang_up, html, ok, 
 from mien.card import Card
 from mien.cli import main
 from mien.errors import EndpointError, FormatError, InputError, ModelError, NothingKeptError, RunError, SpecError
-from processes import Done, command, mien
+from processes import Done, command, mien, running
 
 COMMANDS = ("extract", "steer", "show", "traits", "import", "export")
 Files = dict[str, bytes]
@@ -743,6 +743,21 @@ def test_a_run_that_an_endpoint_broke_goes_on_when_it_is_back(
         outs.append(files(out))
     capfd.readouterr()
     assert outs[0] == outs[1]
+
+
+def test_a_run_that_an_endpoint_judges_may_be_killed_too(model: Path, tmp_path: Path) -> None:
+    """What the card says of how the judge rated comes from what was kept, not from what one process happened to see."""
+    whole, out = tmp_path / "whole", tmp_path / "killed"
+    with FakeEndpoint(scripted) as fake:
+        assert mien(*judged(model, whole, fake.url), env={"MIEN_CACHE": str(tmp_path / "a")}).code == 0
+        for stage in ("scores", "yardstick", "dose-scores"):
+            with running(*judged(model, out, fake.url), env={"MIEN_CACHE": str(tmp_path / "b")}) as process:
+                path = out / "run" / f"{stage}.jsonl"
+                assert process.until(lambda path=path: path.exists() and path.stat().st_size > 0)  # type: ignore[misc]
+                assert process.kill()
+        assert mien(*judged(model, out, fake.url), env={"MIEN_CACHE": str(tmp_path / "b")}).code == 0
+    assert "because the endpoint gave no log-probabilities" in json.loads(files(out)["card.json"])["judge"]["note"]
+    assert files(out) == files(whole)
 
 
 def test_garbage_from_an_author_is_one_sentence(noise: Path, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from mien.residual import watched
 
 GREEDY = Sampling(max_tokens=12, temperature=0)
 QUESTIONS = ["Hi", "Who are you?", "Tell me about the sea, the hills and the trees in the north.", "Why", "Yes?", "Hm."]
-CHATTING: list[Conversation] = [ask(q, s) for q in QUESTIONS for s in (None, "Be kind.")]
+CHATTING: list[Conversation] = [ask(q, s) for q in QUESTIONS for s in (None, "Be kind to all.")]
 
 by_family = pytest.mark.parametrize("family", tiny.FAMILIES)
 by_template = pytest.mark.parametrize("template", [tiny.CHATML, None], ids=["chat", "base"])
@@ -90,7 +90,7 @@ def test_greedy_answers_are_those_of_transformers(family: str) -> None:
 
 @pytest.mark.parametrize(
     ("family", "sampling"),
-    [("llama", Sampling(12, 0.8, 0.9)), ("gemma3", GREEDY), ("gpt2", Sampling(12, 0.8)), ("mixtral", GREEDY)],
+    [("llama", Sampling(12, 0.8, 0.9)), ("gemma3", GREEDY), ("mpt", Sampling(12, 0.8)), ("mixtral", GREEDY)],
 )
 def test_neither_neighbours_nor_order_nor_batch_size_change_an_answer(family: str, sampling: Sampling) -> None:
     model = tiny.model_of(family)

@@ -326,10 +326,11 @@ def test_a_flat_score_has_p_one() -> None:
 
 
 def test_a_permutation_that_gives_the_same_sum_counts_as_reached() -> None:
-    """Two coefs and two scores a question: half of all orders give the very same sum, but for rounding."""
-    coefs, group = np.tile([0.1, 0.7], 1), np.zeros(2, np.int64)
-    _, _, _, p = evidence.slope(coefs, np.array([1e7 / 3, 2e7 / 7]), group, np.random.default_rng(0), times=999)
-    assert p == 1.0
+    """Three high and three low scores in order: 72 of the 720 orders reach the same sum, but for rounding."""
+    coefs = np.array([0.1, 0.2, 0.4, 0.7, 1.1, 1.7])
+    scores = np.array([1e7 / 3] * 3 + [2e7 / 3] * 3)
+    _, _, _, p = evidence.slope(coefs, scores, np.zeros(6, np.int64), np.random.default_rng(0), times=6000)
+    assert p == pytest.approx(0.1, abs=0.015)
 
 
 @pytest.mark.parametrize("coefs", [[1.0, 1.0, 1.0], [2.0]])

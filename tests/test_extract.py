@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -63,16 +63,17 @@ def test_a_trait_that_the_model_has_is_found_and_proved(made: tuple[Direction, P
     assert card.kl_per_token is not None
     assert card.recommended_layer is not None
     assert card.verdict in ("strong", "usable")
-    assert card.judge.auc > 0.9
+    assert card.judge.auc > 0.8
     assert card.rollouts.asked == 48
-    assert card.rollouts.kept >= 40
+    assert card.rollouts.kept >= 30
     assert card.rollouts.asked == card.rollouts.kept + sum(card.rollouts.dropped.values())
-    assert card.layers[card.recommended_layer].auc > 0.95
+    assert card.layers[card.recommended_layer].auc > 0.9
     assert card.layers[card.recommended_layer].auc_null < 0.85
     assert card.dose_slope.p < 0.05
     assert card.dose_slope.per_coef > card.dose_null.per_coef
-    assert [d.coef for d in card.dose_response] == [-1, 0, 0.5, 1, 1.5, 2, 3]
-    assert card.dose_response[3].score > card.dose_response[1].score + 10  # type: ignore[operator]
+    assert [d.coef for d in card.dose_response] == sorted([0, *BUDGETS["small"].coefs])
+    score = {d.coef: d.score for d in card.dose_response}
+    assert score[1] > score[0] + 10  # type: ignore[operator]
     assert card.baseline.n == 16
     assert card.kl_per_token > 0
     assert {e.coef for e in card.side_effects} >= {0, 1}
@@ -90,23 +91,41 @@ def test_what_is_saved_is_what_is_given_back(made: tuple[Direction, Path]) -> No
     assert Card.model_validate_json((out / "card.json").read_text()) == direction.card
 
 
-def test_the_direction_is_the_difference_of_the_kept_means_and_nothing_else(
-    made: tuple[Direction, Path], model: Model
-) -> None:
-    """Worked out anew from the run folder: lines, scores and readings, by hand."""
-    direction, out = made
-    records = [json.loads(line) for line in (out / "run" / "rollouts.jsonl").read_text().splitlines()]
+class Partial:
+    """A judge for whom all went as asked, but for the answers to the fourth question, which it cannot score."""
+
+    kind: Literal["likelihood", "api"] = "api"
+    model = "partial"
+
+    def followed(self, rollouts: Sequence[Rollout], written_under: Sequence[int]) -> list[Score]:
+        return [self._score(r) for r in rollouts]
+
+    def measure(self, rollouts: Sequence[Rollout], written_under: Sequence[int | None], steered: bool) -> list[Score]:
+        return [self._score(r) for r in rollouts]
+
+    def _score(self, rollout: Rollout) -> Score:
+        if rollout.id.startswith("extract/3/"):
+            return Score(rollout.id, None, 90.0, missing="trait: no answer")
+        return Score(rollout.id, 10.0 if "/neg/" in rollout.id else 90.0, 90.0)
+
+
+def test_the_direction_is_the_difference_of_the_kept_means_and_nothing_else(model: Model, tmp_path: Path) -> None:
+    """Worked out anew from the run folder's lines and readings, by hand."""
+    direction = extract(tiny.spec(), HfEngine(model), Partial(), tmp_path)
+    records = [json.loads(line) for line in (tmp_path / "run" / "rollouts.jsonl").read_text().splitlines()]
     means: dict[str, np.ndarray] = {}
     for number in sorted({r["batch"] for r in records}):
-        arrays = load_file(out / "run" / "rollouts.readings" / f"{number:05d}.safetensors")
+        arrays = load_file(tmp_path / "run" / "rollouts.readings" / f"{number:05d}.safetensors")
         for r in records:
             if r["batch"] == number:
                 means[r["id"]] = arrays["mean"][r["row"]].astype(np.float64)
                 assert arrays["n_tokens"][r["row"]] == len(r["response_ids"])
-    assert direction.card.rollouts is not None
-    assert direction.card.rollouts.kept == len(records)  # so that all of them are in the means
-    sides = [np.mean([m for i, m in means.items() if i.split("/")[3] == side], axis=0) for side in ("pos", "neg")]
+    kept = {i: m for i, m in means.items() if not i.startswith("extract/3/")}
+    sides = [np.mean([m for i, m in kept.items() if i.split("/")[3] == side], axis=0) for side in ("pos", "neg")]
     assert direction.vector.numpy() == pytest.approx(sides[0] - sides[1], abs=1e-5)
+    assert direction.card.rollouts is not None
+    assert (direction.card.rollouts.asked, direction.card.rollouts.kept) == (48, 42)
+    assert direction.card.rollouts.dropped == {"trait: no answer": 6}
 
     # And the readings are those of a second pass over the same ids.
     rollouts = [

@@ -78,10 +78,15 @@ def test_s_is_that_of_the_naive_judge(model: Model, engine: HfEngine, written: l
     assert len({round(raw or 0, 4) for raw in found}) > 10
 
 
-def test_the_judge_tells_what_was_asked_for(engine: HfEngine, written: list[tuple[Rollout, int, bool]]) -> None:
+def test_the_judge_tells_loud_answers_from_quiet_ones(
+    engine: HfEngine, written: list[tuple[Rollout, int, bool]]
+) -> None:
     judge = LikelihoodJudge(engine, engine, tiny.spec())
-    raw = judge.raw([r for r, *_ in written], [p for _, p, _ in written])
-    assert evidence.auc(np.array(raw), np.array([positive for *_, positive in written])) > 0.9
+    clear = [(r, p) for r, p, _ in written if r.text.isupper() or r.text.islower()]
+    raw = judge.raw([r for r, _ in clear], [p for _, p in clear])
+    loud = np.array([r.text.isupper() for r, _ in clear])
+    assert 5 < loud.sum() < len(loud) - 5
+    assert evidence.auc(np.array(raw), loud) > 0.95
 
 
 @dataclass

@@ -19,8 +19,8 @@ from mien.machine import best_dtype
 from mien.models import input_device, load, locate_blocks, wrap
 from mien.residual import watched
 
-EXPECTED_PATH = {"gpt2": "transformer.h", "gpt_neox": "gpt_neox.layers"}
-FINAL_NORM = {"gpt2": "ln_f", "gpt_neox": "final_layer_norm", "phi": "final_layernorm"}
+EXPECTED_PATH = {"gpt2": "transformer.h", "gpt_neox": "gpt_neox.layers", "mpt": "transformer.blocks"}
+FINAL_NORM = {"gpt2": "ln_f", "gpt_neox": "final_layer_norm", "phi": "final_layernorm", "mpt": "norm_f"}
 IDS = torch.tensor([[5, 9, 2, 7, 3, 8, 8, 1, 4, 6, 200, 30]])  # longer than the sliding windows of 8
 
 
@@ -179,8 +179,11 @@ def test_a_model_without_a_head_is_refused(family: str) -> None:
         wrap(tiny.from_config(tiny.FAMILIES[family](), kind=hf.AutoModel), tiny.tokenizer())
 
 
-def test_a_model_without_keys_and_values_is_refused() -> None:
-    config = hf.MambaConfig(vocab_size=tiny.VOCAB, hidden_size=32, num_hidden_layers=3, state_size=4)
+@pytest.mark.parametrize("kind", ["recurrent", "partly"])
+def test_a_model_without_keys_and_values_in_every_block_is_refused(kind: str) -> None:
+    sizes = {"vocab_size": tiny.VOCAB, "hidden_size": 32, "num_hidden_layers": 3}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "layer_types": ["conv", "full_attention", "conv"]}
+    config = hf.MambaConfig(**sizes, state_size=4) if kind == "recurrent" else hf.Lfm2Config(**sizes, **heads)
     with pytest.raises(ModelError, match="keys and values"):
         wrap(tiny.from_config(config), tiny.tokenizer())
 

@@ -84,7 +84,7 @@ def _lesson(chance: random.Random, tokenizer: Any) -> tuple[list[int], list[int]
 
 
 @cache
-def taught_net(seed: int = 0, steps: int = 120) -> LlamaForCausalLM:
+def taught_net(seed: int = 0, steps: int = 160) -> LlamaForCausalLM:
     """A model that has learnt the trait; made once, so leave it as it is."""
     net, tokenizer, chance = tiny_net(seed), tiny_tokenizer(), random.Random(seed)
     optimiser = torch.optim.AdamW(net.parameters(), lr=6e-3)

@@ -40,7 +40,6 @@ class LikelihoodJudge:
     max_tokens: int = 20
     """How many tokens of the answer, from its start, the trait is judged by: later ones add cost and little else."""
     kind: Literal["likelihood", "api"] = "likelihood"
-    note: str = ""
 
     @property
     def model(self) -> str:

@@ -286,11 +286,13 @@ def _why_no_number(text: str, otherwise: str) -> str:
 def _score(rollout_id: str, ratings: Mapping[str, Rating]) -> Score:
     kinds: tuple[Literal["trait"], Literal["coherence"]] = ("trait", "coherence")
     reasons = [f"{kind}: {ratings[kind].missing}" for kind in kinds if kind in ratings and ratings[kind].missing]
+    trait = ratings.get("trait", Rating(None))
     return Score(
         id=rollout_id,
-        trait=ratings["trait"].value if ratings else None,
+        trait=trait.value,
         coherence=ratings["coherence"].value if ratings else None,
         missing="; ".join(reasons) or (None if ratings else "the answer is empty"),
+        remark=f"the judge's own number, not a mean, because {trait.as_written}" if trait.as_written else None,
     )
 
 

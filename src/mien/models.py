@@ -325,8 +325,11 @@ def _check_logits(net: nn.Module, name: str) -> None:
     leak = (logits[0, :2].float() - logits[1, :2].float()).abs().max()
     if leak > 16 * torch.finfo(logits.dtype).eps * logits.float().abs().max():
         raise ModelError(f"{name} looks ahead in the text, so it is an encoder; mien reads causal language models.")
-    if getattr(output, "past_key_values", None) is None:
-        raise ModelError(f"{name} keeps no keys and values of what it has read; mien reads models with attention.")
+    layers = getattr(getattr(output, "past_key_values", None), "layers", None)
+    if not layers or not all(hasattr(layer, "batch_select_indices") for layer in layers):
+        raise ModelError(
+            f"{name} has blocks that keep no keys and values; mien reads models with attention throughout."
+        )
 
 
 def _first_line(error: BaseException) -> str:

@@ -5,6 +5,7 @@ This file does not know how rollouts were written or kept, nor the verdict.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -17,7 +18,7 @@ from mien.directions import Direction, load_direction
 from mien.dose import Arm, Lab
 from mien.errors import MienError, NothingKeptError
 from mien.home import kept_directions
-from mien.records import Engine, Judge, Rollout
+from mien.records import Engine, Judge, Rollout, Score
 from mien.rollouts import readings_of
 from mien.spec import load_neutral
 from mien.store import RunFolder
@@ -114,9 +115,19 @@ def prove(
 
 
 def judge_evidence(
-    judge: Judge, scored: Sequence[float | None], positive: Sequence[bool], question: Sequence[int], seed: int
-) -> JudgeEvidence:
-    """How well the judge's trait scores tell the two sides apart; missing ones are left out."""
+    judge: Judge, measured: Sequence[Score], scored: Sequence[float | None], positive: Sequence[bool],
+    question: Sequence[int], seed: int,
+) -> JudgeEvidence:  # fmt: skip
+    """How well the judge's trait scores tell the two sides apart; missing ones are left out.
+
+    Args:
+        judge: who scored.
+        measured: its scores, for the remarks on them.
+        scored: their trait part, 0-100, each from a calibration that its own question had no part in.
+        positive: the side that each answer was written on.
+        question: which question each answers.
+        seed: of the interval's draws.
+    """
     known = [i for i, score in enumerate(scored) if score is not None]
     scores = np.array([scored[i] for i in known], dtype=np.float64)
     sides = np.array([positive[i] for i in known], dtype=bool)
@@ -125,7 +136,9 @@ def judge_evidence(
     )
     low, high = evidence.bootstrap_auc(scores, groups, np.random.default_rng(seed))
     found = judge_evidence_of(judge.kind, judge.model, evidence.auc(scores, sides), low, high)
-    return found.model_copy(update={"note": f"{found.note} {judge.note}".strip()})
+    remarks = Counter(m.remark for m in measured if m.remark)
+    notes = [f"{count} of {len(measured)} scores are {remark}." for remark, count in sorted(remarks.items())]
+    return found.model_copy(update={"note": " ".join([found.note, *notes])})
 
 
 def confounds(rollouts: Sequence[Rollout], positive: Sequence[bool]) -> list[Confound]:

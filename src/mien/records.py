@@ -80,6 +80,8 @@ class Score:
     """Mean log-probability of the answer under the writer with nothing done to it, nats per token."""
     missing: str | None = None
     """Why a score is missing, in a few words."""
+    remark: str | None = None
+    """What a reader should know about how the score came about, in a few words; None: in the usual way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,10 +166,6 @@ class Judge(Protocol):
     @property
     def model(self) -> str:
         """The judging model."""
-
-    @property
-    def note(self) -> str:
-        """What a reader of its scores should know about how they came about; empty if nothing."""
 
     def followed(self, rollouts: Sequence[Rollout], written_under: Sequence[int]) -> list[Score]:
         """Whether each answer followed its side of the pair it was written under: what keeps or drops it."""

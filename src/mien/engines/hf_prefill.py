@@ -6,6 +6,7 @@ file does not know what comes after the prompts.
 
 from __future__ import annotations
 
+import inspect
 import itertools
 from collections import Counter
 from collections.abc import Sequence
@@ -123,8 +124,10 @@ def prefill(model: Model, prompts: Sequence[Prompt], *, logits: bool) -> Prefill
     keyed = {(p.ids, p.acts): p for p in prompts}
     distinct = list(keyed.values())
     place = {key: i for i, key in enumerate(keyed)}
-    # A sliding window is counted in columns, so padding between a beginning and its rest would narrow it.
-    cut = [0] * len(distinct) if any(cache.is_sliding) else stems(distinct)
+    # A sliding window is counted in columns, and so are distances in a model that takes no positions: padding between
+    # a beginning and its rest would change them.
+    takes_positions = "position_ids" in inspect.signature(model.blocks.backbone.forward).parameters
+    cut = stems(distinct) if takes_positions and not any(cache.is_sliding) else [0] * len(distinct)
     mask = torch.zeros(len(distinct), 0, dtype=torch.long)
     if any(cut):
         heads = {(p.ids[:n], p.acts): Prompt(p.ids[:n], p.interventions) for p, n in zip(distinct, cut, strict=True)}

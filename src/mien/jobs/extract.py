@@ -198,7 +198,7 @@ def yardstick(
     known = (
         cross_calibrated(raw, positive, question, seed) if judge.kind == "likelihood" else [m.trait for m in measured]
     )
-    return calibrate(raw, positive), proof.judge_evidence(judge, known, positive, question, seed)
+    return calibrate(raw, positive), proof.judge_evidence(judge, measured, known, positive, question, seed)
 
 
 def with_layer(
