@@ -218,7 +218,7 @@ def test_kl_is_that_of_two_whole_passes(model: Model, direction: Direction) -> N
                 if steer:
                     from mien.interventions import steered
 
-                    with steered(model, Add(direction, 1, coef=0.5)):
+                    with steered(model, Add(direction, at=1, coef=0.5)):
                         rows.append(model.net(input_ids=whole).logits[0].log_softmax(-1))
                 else:
                     rows.append(model.net(input_ids=whole).logits[0].log_softmax(-1))
@@ -239,7 +239,7 @@ def test_side_effects_are_measured_at_each_coef_and_plain(model: Model, directio
     requests = [ScoreRequest((), text) for text in neutral.texts]
     engine = HfEngine(model)
     plain = np.concatenate(engine.logprobs(requests)).mean()
-    pushed = np.concatenate(engine.logprobs(requests, [Add(direction, 2, coef=4.0)])).mean()
+    pushed = np.concatenate(engine.logprobs(requests, [Add(direction, at=2, coef=4.0)])).mean()
     assert found[2].neutral_logprob == pytest.approx(pushed - plain, abs=1e-4)
     for effect, label in zip(found, ("plain", "x1", "x4"), strict=True):
         said = ["tea" in texts[f"refusals/{label}/{i}"].lower() for i in range(3)]

@@ -43,14 +43,14 @@ def run(intervention: Intervention, layer: int, h: np.ndarray) -> np.ndarray:
 @given(VECTORS, LAYERS, st.floats(-3, 3))
 def test_add(h: np.ndarray, layer: int, coef: float) -> None:
     expected = h + coef * DIRECTION.vector[layer].double().numpy()
-    np.testing.assert_allclose(run(Add(DIRECTION, layer, coef=coef), layer, h), expected, atol=1e-5)
+    np.testing.assert_allclose(run(Add(DIRECTION, at=layer, coef=coef), layer, h), expected, atol=1e-5)
 
 
 @given(VECTORS, LAYERS)
 def test_ablate(h: np.ndarray, layer: int) -> None:
     v = unit(layer)
     expected = np.stack([[row - row.dot(v) * v for row in rows] for rows in h])
-    got = run(Ablate(DIRECTION, layer), layer, h)
+    got = run(Ablate(DIRECTION, at=layer), layer, h)
     np.testing.assert_allclose(got, expected, atol=1e-5)
     np.testing.assert_allclose(got @ v, 0, atol=1e-5)
 
@@ -60,9 +60,9 @@ def test_cap(h: np.ndarray, layer: int, one: float, two: float) -> None:
     v, (low, high) = unit(layer), sorted((one, two))
     at = h @ v
     cases: list[tuple[Cap, np.ndarray]] = [
-        (Cap(DIRECTION, layer, low=low), h + np.maximum(low - at, 0)[..., None] * v),
-        (Cap(DIRECTION, layer, high=high), h - np.maximum(at - high, 0)[..., None] * v),
-        (Cap(DIRECTION, layer, low=low, high=high), h + (np.clip(at, low, high) - at)[..., None] * v),
+        (Cap(DIRECTION, at=layer, low=low), h + np.maximum(low - at, 0)[..., None] * v),
+        (Cap(DIRECTION, at=layer, high=high), h - np.maximum(at - high, 0)[..., None] * v),
+        (Cap(DIRECTION, at=layer, low=low, high=high), h + (np.clip(at, low, high) - at)[..., None] * v),
     ]
     for cap, expected in cases:
         got = run(cap, layer, h)
@@ -117,11 +117,11 @@ def test_edits_are_pure() -> None:
 
 def test_several_layers_add_increments() -> None:
     v = DIRECTION.vector
-    add = Add(DIRECTION, (3, 1), coef=2.0)
+    add = Add(DIRECTION, at=(3, 1), coef=2.0)
     h = torch.zeros(32)
     torch.testing.assert_close(add.edit(1, h), 2 * v[1])
     torch.testing.assert_close(add.edit(3, h), 2 * (v[3] - v[1]))
-    every = Add(DIRECTION, range(4))
+    every = Add(DIRECTION, at=range(4))
     torch.testing.assert_close(torch.stack([every.edit(k, h) for k in range(4)]), DIRECTION.increments())
 
 
@@ -135,29 +135,29 @@ def with_rows(**rows: float) -> Any:
 
 def test_a_layer_of_which_nothing_is_known_is_left_alone_or_refused() -> None:
     gap = with_rows(k2=0)
-    add, h = Add(gap, range(4)), torch.zeros(32)
+    add, h = Add(gap, at=range(4)), torch.zeros(32)
     torch.testing.assert_close(torch.stack([add.edit(k, h) for k in range(4)]), gap.increments())
     assert not add.edit(2, h).any()
-    for make in (lambda: Add(gap, 2), lambda: Ablate(gap, (1, 2)), lambda: Cap(gap, 2, low=0.0)):
+    for make in (lambda: Add(gap, at=2), lambda: Ablate(gap, at=(1, 2)), lambda: Cap(gap, at=2, low=0.0)):
         with pytest.raises(InputError, match="zero at layer 2"):
             make()
 
 
 def test_a_layer_named_twice_is_one_layer() -> None:
-    assert Add(DIRECTION, (2, 2)).layers == (2,)
+    assert Add(DIRECTION, at=(2, 2)).layers == (2,)
     assert Add(DIRECTION).layers == (1,)
-    assert Add(DIRECTION, np.int64(2)).layers == (2,)
+    assert Add(DIRECTION, at=np.int64(2)).layers == (2,)
 
 
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: Add(DIRECTION, 4),
-        lambda: Add(DIRECTION, -1),
-        lambda: Ablate(DIRECTION, (1, 9)),
-        lambda: Add(DIRECTION, ()),
-        lambda: Add(DIRECTION, 1.5),
-        lambda: Add(DIRECTION, "1"),
+        lambda: Add(DIRECTION, at=4),
+        lambda: Add(DIRECTION, at=-1),
+        lambda: Ablate(DIRECTION, at=(1, 9)),
+        lambda: Add(DIRECTION, at=()),
+        lambda: Add(DIRECTION, at=1.5),
+        lambda: Add(DIRECTION, at="1"),
         lambda: Add(DIRECTION, coef=float("nan")),
         lambda: Add(DIRECTION, tokens="answer"),
         lambda: Cap(DIRECTION),
@@ -182,16 +182,16 @@ def test_a_row_made_while_writing_serves_in_training() -> None:
 # Where they act: each way of running the model against `naive_logits`, one text at a time without cache or padding.
 
 SETS: dict[str, list[Intervention]] = {
-    "add": [Add(DIRECTION, 1)],
-    "add prompt": [Add(DIRECTION, 1, "prompt")],
-    "add response": [Add(DIRECTION, 2, "response", coef=-1.5)],
-    "increments": [Add(DIRECTION, (0, 2, 3), coef=2.0)],
-    "ablate": [Ablate(DIRECTION, (1, 2))],
-    "cap response": [Cap(DIRECTION, 2, "response", low=2.0)],
-    "cap prompt": [Cap(DIRECTION, 0, "prompt", high=-1.0)],
-    "in order": [Ablate(DIRECTION, 1), Add(DIRECTION, 1), Cap(OTHER, 1, low=1.0)],
-    "other order": [Add(DIRECTION, 1), Cap(OTHER, 1, low=1.0), Ablate(DIRECTION, 1)],
-    "mixed": [Add(OTHER, 0, "prompt"), Add(DIRECTION, 1, "response"), Ablate(OTHER, 2)],
+    "add": [Add(DIRECTION, at=1)],
+    "add prompt": [Add(DIRECTION, at=1, tokens="prompt")],
+    "add response": [Add(DIRECTION, at=2, tokens="response", coef=-1.5)],
+    "increments": [Add(DIRECTION, at=(0, 2, 3), coef=2.0)],
+    "ablate": [Ablate(DIRECTION, at=(1, 2))],
+    "cap response": [Cap(DIRECTION, at=2, tokens="response", low=2.0)],
+    "cap prompt": [Cap(DIRECTION, at=0, tokens="prompt", high=-1.0)],
+    "in order": [Ablate(DIRECTION, at=1), Add(DIRECTION, at=1), Cap(OTHER, at=1, low=1.0)],
+    "other order": [Add(DIRECTION, at=1), Cap(OTHER, at=1, low=1.0), Ablate(DIRECTION, at=1)],
+    "mixed": [Add(OTHER, at=0, tokens="prompt"), Add(DIRECTION, at=1, tokens="response"), Ablate(OTHER, at=2)],
 }
 by_set = pytest.mark.parametrize("interventions", SETS.values(), ids=SETS.keys())
 
@@ -288,9 +288,9 @@ def test_in_other_families(family: str) -> None:
     model = tiny.model_of(family)
     direction = tiny.direction_of(model, scale=4.0)
     acts: list[Intervention] = [
-        Add(direction, (1, 2), "response"),
-        Ablate(direction, 0),
-        Cap(direction, 2, "prompt", low=1.0),
+        Add(direction, at=(1, 2), tokens="response"),
+        Ablate(direction, at=0),
+        Cap(direction, at=2, tokens="prompt", low=1.0),
     ]
     with steered(model, *acts):
         got = generate(model.net, PROMPTS, 12)  # past the sliding window
@@ -394,10 +394,10 @@ def test_a_direction_of_another_model_is_refused_everywhere() -> None:
 def test_any_composition_acts_like_the_naive_pass(data: st.DataObject) -> None:
     one = st.builds(
         lambda kind, direction, layers, tokens, number: (
-            Add(direction, layers, tokens, coef=number) if kind == 0
-            else Ablate(direction, layers, tokens) if kind == 1
-            else Cap(direction, layers, tokens, low=number) if kind == 2
-            else Cap(direction, layers, tokens, high=number)
+            Add(direction, at=layers, tokens=tokens, coef=number) if kind == 0
+            else Ablate(direction, at=layers, tokens=tokens) if kind == 1
+            else Cap(direction, at=layers, tokens=tokens, low=number) if kind == 2
+            else Cap(direction, at=layers, tokens=tokens, high=number)
         ),
         st.integers(0, 3), st.sampled_from([DIRECTION, OTHER]), st.lists(LAYERS, min_size=1, max_size=3),
         st.sampled_from(["all", "prompt", "response"]), st.floats(-2, 2),

@@ -11,7 +11,7 @@ from mien.engines.hf_prefill import Prompt, prefill, stems
 from mien.interventions import Add
 
 MODEL = tiny.model_of("llama")
-ACT = Add(tiny.direction_of(MODEL), 1)
+ACT = Add(tiny.direction_of(MODEL), at=1)
 SYSTEM_A, SYSTEM_B = tuple(range(10, 40)), tuple(range(50, 75))
 
 

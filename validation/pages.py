@@ -34,7 +34,7 @@ def trait_row(folder: Path) -> str | None:
     """One trait's line."""
     name = folder.name
     if (folder / "nothing.json").exists():
-        return f"| {name} | weak | nothing kept: {json.loads((folder / 'nothing.json').read_text())} |" + " |" * 6
+        return f"| {name} | weak | nothing kept: {json.loads((folder / 'nothing.json').read_text())} |" + " |" * 7
     if not (folder / "card.json").exists():
         return None
     card = load_card(folder)
@@ -45,10 +45,18 @@ def trait_row(folder: Path) -> str | None:
     rough = f"{null.per_coef:+.1f}" if null else "-"
     span = f"{card.coef_range[0]:g} to {card.coef_range[1]:g}" if card.coef_range else "-"
     return (
-        f"| {name} | {card.verdict} | {card.judge.auc:.2f} ({card.judge.auc_low:.2f} to {card.judge.auc_high:.2f}) | "
+        f"| {name} | {card.verdict} | {followed_auc(folder):.2f} | "
+        f"{card.judge.auc:.2f} ({card.judge.auc_low:.2f} to {card.judge.auc_high:.2f}) | "
         f"{card.rollouts.kept}/{card.rollouts.asked} | {at.layer} | {at.auc:.2f} ({at.auc_null:.2f}) | "
         f"{at.split_half_cosine:.2f} ({at.split_half_null:.2f}) | {steer} ({rough}) | {span} |"
     )
+
+
+def followed_auc(folder: Path) -> float:
+    """How well an answer's own instruction pair tells which side it was written on: what keeps or drops it."""
+    known = [r for r in Stage(folder / "run", "scores").records if r["raw"] is not None]
+    sides = np.array([r["id"].split("/")[3] == "pos" for r in known])
+    return evidence.auc(np.array([r["raw"] for r in known]), sides)
 
 
 def data_of(folder: Path) -> evidence.Readings:
@@ -108,8 +116,8 @@ def write(repo: Path, questions: int) -> Path:
     base = repo / "runs" / "validation"
     names = sorted(p.name for p in (base / "library").glob("*"))
     head = (
-        "| trait | verdict | judge AUC | kept | layer | held-out AUC (shuffled) | split-half cosine (shuffled) | "
-        "score points a coef (random direction) | coherent coefs |\n" + "| --- " * 9 + "|"
+        "| trait | verdict | own-pair AUC | judge AUC | kept | layer | held-out AUC (shuffled) | "
+        "split-half cosine (shuffled) | score points a coef (random direction) | coherent coefs |\n" + "| --- " * 10 + "|"
     )
     sections = {
         "library": [head, *(trait_row(base / "library" / n) for n in names)],

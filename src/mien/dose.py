@@ -70,7 +70,7 @@ class Lab:
         """Answers of every arm to every question, `[arm][question]`; all arms share batches."""
         requests = []
         for arm in arms:
-            act = () if arm.direction is None or arm.coef == 0 else (Add(arm.direction, arm.layer, coef=arm.coef),)
+            act = () if arm.direction is None or arm.coef == 0 else (Add(arm.direction, at=arm.layer, coef=arm.coef),)
             for i, question in enumerate(questions):
                 # One stream a question: arms differ by what is done to them, not by luck.
                 seed = seed_of(self.seed, f"{stage}/{i}")
@@ -214,7 +214,7 @@ def kl_per_token(
     if not requests:
         return None
     before = np.concatenate(engine.logprobs(requests))
-    after = np.concatenate(engine.logprobs(requests, [Add(direction, layer, coef=coef)]))
+    after = np.concatenate(engine.logprobs(requests, [Add(direction, at=layer, coef=coef)]))
     return round(float((before - after).mean()), 5)
 
 
@@ -238,7 +238,7 @@ def side_effects(
     for arm, answers in zip([Arm("plain"), *arms], written, strict=True):
         change = 0.0
         if arm.coef:
-            steered = lab.engine.logprobs(texts, [Add(direction, layer, coef=arm.coef)])
+            steered = lab.engine.logprobs(texts, [Add(direction, at=layer, coef=arm.coef)])
             change = float(np.concatenate(steered).mean() - base)
         no = [refused(r.text, neutral.refusals) for r in answers]
         split = len(neutral.harmless_requests)

@@ -29,7 +29,7 @@ def _chosen(direction: Direction, at: Layers) -> tuple[int, ...]:
         each = (direction.layer,) if at is None else at if isinstance(at, Sequence) else (at,)
         wanted = tuple(dict.fromkeys(operator.index(k) for k in each))
     except TypeError as error:
-        raise InputError(f"A layer is a whole number, not {at!r}; a coef is given by name, as in coef=1.5.") from error
+        raise InputError(f"A layer is a whole number, not {at!r}, as in at=14 or at=(14, 15).") from error
     if not wanted:
         raise InputError("An intervention needs at least one layer.")
     bad = [k for k in wanted if not 0 <= k < direction.vector.shape[0]]
@@ -54,9 +54,9 @@ class _OnDirection:
     """
 
     direction: Direction
-    at: Layers = None
+    at: Layers = field(default=None, kw_only=True)
     """Layers to act on; None is the card's recommended layer."""
-    tokens: Tokens = "all"
+    tokens: Tokens = field(default="all", kw_only=True)
     _layers: tuple[int, ...] = field(init=False, repr=False)
     _cast: dict[tuple[int, torch.device, torch.dtype], torch.Tensor] = field(
         default_factory=dict, init=False, repr=False
@@ -106,7 +106,7 @@ class Add(_OnDirection):
     stays one difference of means (Persona Vectors, 2507.21509).
     """
 
-    coef: float = field(default=1.0, kw_only=True)
+    coef: float = 1.0
 
     def __post_init__(self) -> None:
         _require_number(self.coef, "A coef")

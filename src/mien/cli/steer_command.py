@@ -112,22 +112,22 @@ def _arms(asked: _Asked, model: Model) -> tuple[Direction, list[tuple[str, tuple
     for text in asked.add:
         other, _, number = text.rpartition(":")
         coef = numbers(number, "write --add NAME:COEF")
-        common.append(Add(load_direction(other, model), where, asked.tokens, coef=coef))
+        common.append(Add(load_direction(other, model), at=where, tokens=asked.tokens, coef=coef))
         words.append(f"add {text}")
     for text in asked.ablate:
-        common.append(Ablate(load_direction(text, model), where, asked.tokens))
+        common.append(Ablate(load_direction(text, model), at=where, tokens=asked.tokens))
         words.append(f"ablate {text}")
     for text in asked.cap:
         parts = text.split(":")
         if len(parts) != 3:
             raise InputError(f"--cap {text!r} must read NAME:LOW:HIGH; an end may be empty, as in assistant:-3:.")
         low, high = (numbers(p, "write --cap NAME:LOW:HIGH") if p else None for p in parts[1:])
-        common.append(Cap(load_direction(parts[0], model), where, asked.tokens, low=low, high=high))
+        common.append(Cap(load_direction(parts[0], model), at=where, tokens=asked.tokens, low=low, high=high))
         words.append(f"cap {text}")
     arms: list[tuple[str, tuple[Intervention, ...]]] = [("plain", ())]
     for coef in asked.coefs:
         label = ", ".join([f"{main.card.name} x {coef:g}", *words])
-        arms.append((label, (Add(main, where, asked.tokens, coef=coef), *common)))
+        arms.append((label, (Add(main, at=where, tokens=asked.tokens, coef=coef), *common)))
     if not asked.coefs:
         arms.append((", ".join(words), tuple(common)))
     return main, arms
@@ -180,5 +180,5 @@ def _text(question: str, direction: Direction, answers: list[dict[str, Any]]) ->
     buffer = StringIO()
     Console(file=buffer, width=width).print(table)
     card = direction.card
-    warning = f"\nThis direction is weak: {card.verdict_reasons[0]}" if card.verdict == "weak" else ""
+    warning = f"\n{card.name}: {card.verdict_reasons[0]}" if card.verdict == "weak" else ""
     return buffer.getvalue().rstrip() + warning
