@@ -418,20 +418,28 @@ def gguf_file(path: Path) -> Path:
     return path
 
 
-def test_a_gguf_file_that_is_none(tmp_path: Path, mien_cache: Path) -> None:
+@pytest.fixture
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache of this test's own."""
+    folder = tmp_path_factory.mktemp("own-cache")
+    monkeypatch.setenv("MIEN_CACHE", str(folder))
+    return folder
+
+
+def test_a_gguf_file_that_is_none(tmp_path: Path, own_cache: Path) -> None:
     path = tmp_path / "model.gguf"
     for content in (b"", b"GG", b"not a gguf file at all" * 99, b"FUGG" + bytes(64)):
         path.write_bytes(content)
         assert isinstance(fails(path), FormatError)
-    assert not list((mien_cache / "gguf").glob("*")), "nothing half-made may be left in the cache"
+    assert not list((own_cache / "gguf").glob("*")), "nothing half-made may be left in the cache"
 
 
 @pytest.mark.parametrize("left", [4, 8, 20, 60, 400, 2000, -40, None])
-def test_a_gguf_file_that_is_cut_off_or_lacks_weights(tmp_path: Path, mien_cache: Path, left: int | None) -> None:
+def test_a_gguf_file_that_is_cut_off_or_lacks_weights(tmp_path: Path, own_cache: Path, left: int | None) -> None:
     path = gguf_file(tmp_path / "model.gguf")
     path.write_bytes(path.read_bytes()[:left])
     assert isinstance(fails(path), FormatError)
-    assert not list((mien_cache / "gguf").glob("*"))
+    assert not list((own_cache / "gguf").glob("*"))
 
 
 def test_the_choice_of_dtype_is_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

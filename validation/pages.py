@@ -117,7 +117,9 @@ def write(repo: Path, questions: int) -> Path:
     names = sorted(p.name for p in (base / "library").glob("*"))
     head = (
         "| trait | verdict | own-pair AUC | judge AUC | kept | layer | held-out AUC (shuffled) | "
-        "split-half cosine (shuffled) | score points a coef (random direction) | coherent coefs |\n" + "| --- " * 10 + "|"
+        "split-half cosine (shuffled) | score points a coef (random direction) | coherent coefs |\n"
+        + "| --- " * 10
+        + "|"
     )
     sections = {
         "library": [head, *(trait_row(base / "library" / n) for n in names)],
