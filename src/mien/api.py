@@ -17,7 +17,7 @@ from mien.jobs import extract as extraction
 from mien.judge import LikelihoodJudge
 from mien.models import Model
 from mien.progress import Progress
-from mien.records import Conversation, Judge, Message, Rollout, Sampling, WriteRequest
+from mien.records import Conversation, Engine, Judge, Message, Rollout, Sampling, WriteRequest
 from mien.spec import TraitSpec
 
 
@@ -113,9 +113,15 @@ def read(model: Model, direction: Direction, question: str, answer: str, layer: 
     if not ids:
         raise InputError("An empty answer has no tokens to read.")
     rollout = Rollout("read", ask(question), answer, model.chat.prompt_ids(ask(question)), ids, None, "stop")
-    reading = next(iter(HfEngine(model).read([rollout], [at])))[0]
+    raw, sigma = read_rollout(HfEngine(model), direction, rollout, at)
+    return raw if sigma is None else sigma
+
+
+def read_rollout(engine: Engine, direction: Direction, rollout: Rollout, layer: int) -> tuple[float, float | None]:
+    """Mean projection of an answer at a layer, unsteered: raw, and in sigma if the card has a baseline there."""
     import torch
 
-    raw = float(direction.project(torch.from_numpy(reading.mean[0]), at))
-    at_baseline = direction.card.baseline is not None and at == direction.card.recommended_layer
-    return float(direction.sigma(raw, at)) if at_baseline else raw
+    reading = next(iter(engine.read([rollout], [layer])))[0]
+    raw = float(direction.project(torch.from_numpy(reading.mean[0]), layer))
+    measured = direction.card.baseline is not None and layer == direction.card.recommended_layer
+    return raw, float(direction.sigma(raw, layer)) if measured else None

@@ -137,8 +137,7 @@ def _write(
     model: Model, direction: Direction, arms: list[tuple[str, tuple[Intervention, ...]]], question: str,
     system: str | None, max_tokens: int, temperature: float, seed: int,
 ) -> list[dict[str, Any]]:  # fmt: skip
-    import torch
-
+    from mien.api import read_rollout
     from mien.chat import ask
     from mien.engines.hf import HfEngine
     from mien.records import Sampling, WriteRequest
@@ -154,11 +153,10 @@ def _write(
         rollout = rollouts[str(i)]
         answer: dict[str, Any] = {"arm": label, "text": rollout.text, "finish": rollout.finish}
         if layer is not None and rollout.response_ids:
-            reading = next(iter(engine.read([rollout], [layer])))[0]
-            raw = float(direction.project(torch.from_numpy(reading.mean[0]), layer))
+            raw, sigma = read_rollout(engine, direction, rollout, layer)
             answer["projection"] = round(raw, 4)
-            if direction.card.baseline:
-                answer["sigma"] = round(float(direction.sigma(raw, layer)), 2)
+            if sigma is not None:
+                answer["sigma"] = round(sigma, 2)
         found.append(answer)
     return found
 
