@@ -40,11 +40,12 @@ class Bench:
         self.writer = HfEngine(self.model)
         self.spec = load_library("optimistic")
         texts = load_neutral().texts
-        self.rollouts = [self._rollout(i, texts[i % len(texts)]) for i in range(32)]
+        self.rollouts = [self.rollout(i, texts[i % len(texts)]) for i in range(32)]
         self.middle = self.model.n_layers // 2 - 1
         self.direction = self._direction()
 
-    def _rollout(self, i: int, text: str) -> Rollout:
+    def rollout(self, i: int, text: str) -> Rollout:
+        """A text as the answer to a short prompt of its own."""
         conversation = ask(f"Passage {i}: go on.")
         chat = self.model.chat
         return Rollout(str(i), conversation, text, chat.prompt_ids(conversation), chat.response_ids(text), None, "stop")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import statistics
 import subprocess
-import sys
 import sysconfig
 import tempfile
 import time
@@ -38,7 +37,7 @@ start = time.perf_counter(); run(); print(time.perf_counter() - start)
 def lines(bench: cases.Bench, repeats: int) -> list[str]:
     """One sentence a library: its time over ours for the same texts, or why there is none."""
     texts = [r.text for r in bench.rollouts[:16]]
-    pairs = [bench._rollout(i, t) for i, t in enumerate([*texts, *(t[::-1] for t in texts)])]
+    pairs = [bench.rollout(i, t) for i, t in enumerate([*texts, *(t[::-1] for t in texts)])]
     ours = []
     for _ in range(max(2, repeats // 2)):
         start = time.perf_counter()
@@ -80,7 +79,3 @@ def _theirs(name: str, texts: list[str]) -> float | str:
             last = [line for line in ran.stderr.splitlines() if line.strip()][-1]
             return f"it does not run with the installed transformers ({last.strip()[:160]})."
         return float(ran.stdout.split()[-1])
-
-
-if __name__ == "__main__":
-    sys.exit("run benchmarks/run.py")
