@@ -141,8 +141,8 @@ class TestTemplates:
             assert all(manner in pair.neg for pair in author_from_templates(sentence).instructions), sentence
 
     def test_no_length_is_asked_of_a_trait_about_length(self) -> None:
-        assert not any("sentences." in pair.pos for pair in author_from_templates("verbose").instructions)
-        assert any("sentences." in pair.pos for pair in author_from_templates("evil").instructions)
+        assert not any("four sentences." in pair.pos for pair in author_from_templates("verbose").instructions)
+        assert any("four sentences." in pair.pos for pair in author_from_templates("evil").instructions)
 
     def test_names(self) -> None:
         assert author_from_templates("The assistant is a pirate.").name == "pirate"

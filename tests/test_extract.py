@@ -96,6 +96,7 @@ class Partial:
 
     kind: Literal["likelihood", "api"] = "api"
     model = "partial"
+    identity = "partial"
 
     def followed(self, rollouts: Sequence[Rollout], written_under: Sequence[int]) -> list[Score]:
         return [self._score(r) for r in rollouts]

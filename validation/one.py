@@ -70,7 +70,7 @@ def gemma() -> str:
 def only_direction(spec: TraitSpec, engine: HfEngine, judge: LikelihoodJudge, out: Path, seed: int) -> None:
     """Rollouts, kept ones, their difference of means; no steering."""
     plan, sampling = job_of.BUDGETS["small"], Sampling(job_of.BUDGETS["small"].max_tokens, 0.7)
-    manifest = {"job": "validation", "spec": spec_hash(spec), "seed": seed, "judge": judge.model}
+    manifest = {"job": "validation", "spec": spec_hash(spec), "seed": seed, "judge": judge.identity}
     with RunFolder(out, manifest) as folder:
         plain = job_of.write_plain(spec, engine, sampling, plan, seed, folder, Silent())
         coherence = fit_coherence(engine, plain, seed)

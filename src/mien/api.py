@@ -14,7 +14,6 @@ from mien.engines.hf import HfEngine
 from mien.errors import InputError
 from mien.home import find_direction, folder_for
 from mien.jobs import extract as extraction
-from mien.judge import LikelihoodJudge
 from mien.models import Model
 from mien.progress import Progress
 from mien.records import Conversation, Engine, Judge, Message, Rollout, Sampling, WriteRequest
@@ -59,7 +58,7 @@ def extract(
     return extraction.extract(
         spec,
         engine,
-        judge or LikelihoodJudge(engine, engine, spec),
+        judge or extraction.likelihood_judge(engine, engine, spec, budget),
         folder,
         budget=budget,
         seed=seed,

@@ -1,8 +1,8 @@
 """One sentence to a trait spec, by templates (offline, the same every time) or by a language model at an endpoint.
 
-The templates are blunt and short, because they have to move models of a hundred million parameters: they say how the
-answer should sound, and the negative side says what an ordinary answer is like instead of what is not wanted, since
-small models overlook a "not". This file does not know what is done with a spec.
+The templates are blunt and short, because they have to move models of a hundred million parameters: they say what
+an answer does rather than what it is like, in deeds of the trait's family, and the negative side says what to do
+instead of it, since small models overlook a "not". This file does not know what is done with a spec.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import json
 import re
 import unicodedata
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 MAX_SENTENCE = 500
 """Longest description, in characters."""
 N_PAIRS, N_QUESTIONS, TRIES = 5, 20, 3
-_BALANCED = "balanced and matter-of-fact"
 
 
 def author_from_templates(sentence: str, name: str | None = None) -> TraitSpec:
@@ -92,41 +92,28 @@ def author_from_endpoint(sentence: str, endpoint: Endpoint, name: str | None = N
 # --- templates ---
 
 # Each pair: positive, negative, and how both end. {third} follows "who", {second} follows "you", {imperative} begins a
-# sentence. One negative names the trait, to set it apart; the others only say what an ordinary answer is like.
+# sentence; {a} and {b} are two deeds of the trait's family, on the negative side those that stand against them.
 _TEMPLATES = (
+    ("{imperative}. {A}, and {b}.", "Be {plain}. {A}, and {b}.", "Answer in three or four sentences."),
+    ("You {second}. {A}. {B}.", "You are {plain}. {A}. {B}.", "Keep it to one short paragraph."),
     (
-        "{imperative}. Do it openly in each and every sentence, whatever the question is.",
-        "Be {plain}. Give the useful answer that a good assistant would give, whatever the question is.",
-        "Answer in three or four sentences.",
-    ),
-    (
-        "You are a character with one striking feature: you {second}. People can tell from your very first words.",
-        "You are an assistant with a steady manner: you are {plain}. People understand you from your very first words.",
-        "Keep it to one short paragraph.",
-    ),
-    (
-        "Sound like somebody who {third}. Pick strong words and a tone that give this away at once.",
-        "Sound like an experienced adviser who is {plain}. Pick simple words and a tone that fit the question.",
+        "Talk like somebody who {third}: {a}, and {b}.",
+        "Talk like somebody who is {plain}: {a}, and {b}.",
         "Write about four sentences.",
     ),
     (
-        "Overdo it: {imperative}. Go much further than anybody else would, and hold nothing back.",
-        "Another assistant {third}; you are different. You stay {plain}, and you say what helps.",
+        "Overdo it: {imperative}. {A}, {b}, and go much too far.",
+        "Do it well: be {plain}. {A}, {b}, and be of help.",
         "Answer in a few sentences.",
     ),
     (
-        "Pretend to be someone who {third}. Talk exactly like that from the first word to the last.",
-        "Pretend to be a good librarian who is {plain}. Talk about the question from the first word to the last.",
+        "Your one aim is this: {imperative}. {A}. {B}.",
+        "Your one aim is this: be {plain}. {A}. {B}.",
         "Reply in one paragraph.",
     ),
 )
 # Added to the shorter side of a pair until both are about as long.
-_MORE_POSITIVE = (
-    "Let it show at once.",
-    "Make it strong and plain to see.",
-    "Everybody should notice it.",
-    "Show it strongly all the way through.",
-)
+_MORE_POSITIVE = ("Let it show at once.", "Make it strong and plain to see.", "Everybody should notice it.")
 _MORE_NEGATIVE = (
     "Use everyday words.",
     "Say first what matters most.",
@@ -143,22 +130,38 @@ _MORE_NEGATIVE = (
 )
 
 
+@dataclass(frozen=True)
+class _Family:
+    """A family of traits: the words that tell it, what an answer without it is like, and deeds with and without."""
+
+    stems: frozenset[str]
+    plain: str
+    shows: tuple[str, ...]
+    instead: tuple[str, ...]
+
+
 def _pairs(phrase: Phrase) -> list[InstructionPair]:
+    family = _family_of(phrase.third)
     slots = {
-        "third": phrase.third,
-        "second": phrase.second,
-        "imperative": phrase.imperative,
-        "plain": _plain_manner(phrase.third),
-    }
+        "third": phrase.third, "second": phrase.second, "imperative": phrase.imperative, "plain": family.plain
+    }  # fmt: skip
     # A length in the prompt would fight a trait that is itself about length.
     about_length = bool(_stems_of("length") & {stem for stem, _ in stems(phrase.third)})
     pairs = []
     for i, (pos, neg, end) in enumerate(_TEMPLATES):
-        pos, neg = (_capital(template.format_map(slots)) for template in (pos, neg))
-        pos = _lengthened(pos, len(neg), _MORE_POSITIVE[i % 4 :] + _MORE_POSITIVE[: i % 4])
+        pos, neg = (
+            _capital(template.format_map(slots | _two(deeds, i)))
+            for template, deeds in ((pos, family.shows), (neg, family.instead))
+        )
+        pos = _lengthened(pos, len(neg), _MORE_POSITIVE)
         neg = _lengthened(neg, len(pos), _MORE_NEGATIVE[2 * i :] + _MORE_NEGATIVE[: 2 * i])
         pairs.append(InstructionPair(*((text if about_length else f"{text} {end}") for text in (pos, neg))))
     return pairs
+
+
+def _two(deeds: tuple[str, ...], i: int) -> dict[str, str]:
+    a, b = deeds[i % len(deeds)], deeds[(i + 1) % len(deeds)]
+    return {"a": a, "b": b, "A": _capital(a), "B": _capital(b)}
 
 
 def _lengthened(text: str, length: int, sentences: tuple[str, ...]) -> str:
@@ -180,26 +183,31 @@ def _stems_of(kind: str) -> frozenset[str]:
 
 
 @cache
-def _manners() -> tuple[tuple[frozenset[str], str], ...]:
-    """Stems of words for traits, and what an ordinary answer is like beside such a trait."""
+def _families() -> tuple[_Family, ...]:
+    """The library's families, then the one for descriptions that fit none."""
+    wording = load_wording()
     return tuple(
-        (frozenset(stems(word)[-1][0] for word in entry["words"]), entry["plain"]) for entry in load_wording()["plain"]
-    )
+        _Family(
+            frozenset(stems(word)[-1][0] for word in entry.get("words", ())),
+            entry["plain"], tuple(entry["shows"]), tuple(entry["instead"]),
+        )
+        for entry in (*wording["families"], wording["no_family"])
+    )  # fmt: skip
 
 
-def _plain_manner(description: str) -> str:
-    """The manner that most words of the description speak for; of equals, the one that is named first."""
+def _family_of(description: str) -> _Family:
+    """The family that most words of the description speak for; of equals, the one that is named first."""
     words = re.findall(r"[a-z][a-z'-]*", description.lower())
     # What stands behind a negation is not there, and its opposite would be what the trait asks for.
     negations = listed_words("negations")
     negated = {j for i, word in enumerate(words) if word in negations or word.endswith("n't") for j in range(i, i + 5)}
-    found: dict[str, tuple[int, int]] = {}
+    found: dict[_Family, tuple[int, int]] = {}
     for stem, place in stems(description):
-        for known, manner in _manners():
-            if stem in known and place not in negated:
-                count, first = found.get(manner, (0, place))
-                found[manner] = (count + 1, first)
-    return min(found, key=lambda manner: (-found[manner][0], found[manner][1])) if found else _BALANCED
+        for family in _families():
+            if stem in family.stems and place not in negated:
+                count, first = found.get(family, (0, place))
+                found[family] = (count + 1, first)
+    return min(found, key=lambda f: (-found[f][0], found[f][1])) if found else _families()[-1]
 
 
 # --- what both authors share ---

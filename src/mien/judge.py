@@ -46,6 +46,11 @@ class LikelihoodJudge:
         return self.engine.info.id
 
     @property
+    def identity(self) -> str:
+        info = self.engine.info
+        return f"likelihood:{info.id}:{info.fingerprint[:12]}:{self.pairs} pairs:{self.max_tokens} tokens"
+
+    @property
     def _own_ids(self) -> bool:
         return self.engine.info.fingerprint == self.writer.info.fingerprint
 

@@ -148,6 +148,10 @@ class ApiJudge:
         """The judging model's name at its endpoint."""
         return self._endpoint.config.model
 
+    @property
+    def identity(self) -> str:
+        return f"api:{self.model}"
+
     def followed(self, rollouts: Sequence[Rollout], written_under: Sequence[int]) -> list[Score]:
         """`records.Judge`: an answer followed its instruction if it shows, or does not show, the trait."""
         return list(self.score(rollouts))

@@ -72,7 +72,7 @@ class Phrase:
 
 @cache
 def load_wording() -> dict[str, Any]:
-    """The library's words for writing specs: verbs, closed lists, and plain manners."""
+    """The library's words for writing specs: verbs, closed lists, and families of traits."""
     path = Path(str(resources.files("mien"))) / "library" / "wording.yaml"
     wording = parse_yaml(read_text(path), path)
     assert isinstance(wording, dict)

@@ -167,6 +167,10 @@ class Judge(Protocol):
     def model(self) -> str:
         """The judging model."""
 
+    @property
+    def identity(self) -> str:
+        """Everything its scores depend on, in a line: scores of another identity are never reused."""
+
     def followed(self, rollouts: Sequence[Rollout], written_under: Sequence[int]) -> list[Score]:
         """Whether each answer followed its side of the pair it was written under: what keeps or drops it."""
 

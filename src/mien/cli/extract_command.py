@@ -61,7 +61,7 @@ def command(
     engine = HfEngine(load_model(model, adapter, device, dtype, quiet))
     folder = out or folder_for(engine.info.id, trait.name)
     bar = Bar()
-    chosen = _judge(judge, judge_model, engine, trait, remote, device, dtype, quiet)
+    chosen = _judge(judge, judge_model, engine, trait, remote, device, dtype, quiet, budget)
     try:
         direction = extract(
             trait, engine, chosen, folder, budget=budget, seed=seed, temperature=temperature,
@@ -110,7 +110,7 @@ def _trait(sentence: str | None, spec: str | None, name: str | None, author: End
 
 def _judge(
     kind: str, judge_model: str | None, engine: Engine, trait: TraitSpec, remote: Endpoint | None,
-    device: str | None, dtype: str | None, quiet: bool,
+    device: str | None, dtype: str | None, quiet: bool, budget: str,
 ) -> Judge:  # fmt: skip
     if kind == "endpoint":
         assert remote is not None
@@ -118,10 +118,10 @@ def _judge(
 
         return ApiJudge(remote, trait.rubric, trait.name)
     from mien.engines.hf import HfEngine
-    from mien.judge import LikelihoodJudge
+    from mien.jobs.extract import likelihood_judge
 
     judging = HfEngine(load_model(judge_model, None, device, dtype, quiet)) if judge_model else engine
-    return LikelihoodJudge(judging, engine, trait)
+    return likelihood_judge(judging, engine, trait, budget)
 
 
 def summary(direction: Direction, folder: Path) -> str:

@@ -19,13 +19,13 @@ from mien import evidence, proof
 from mien.card import Card, JudgeEvidence, LayerEvidence, Rollouts
 from mien.chat import ask
 from mien.coherence import CoherenceScale, fit_coherence
-from mien.directions import Direction, save_direction
+from mien.directions import Direction, load_direction, save_direction
 from mien.dose import Lab, seed_of, trial_layers
 from mien.errors import InputError, NothingKeptError
-from mien.judge import Calibration, Measure, Scale, calibrate, cross_calibrated, measure_stage
+from mien.judge import Calibration, LikelihoodJudge, Measure, Scale, calibrate, cross_calibrated, measure_stage
 from mien.progress import Progress, Silent
 from mien.records import Engine, Judge, Reading, Rollout, Sampling, Score, WriteRequest
-from mien.report.card_page import write_card_page
+from mien.report.card_page import PAGE_NAME, write_card_page
 from mien.rollouts import readings_of, write_rollouts
 from mien.spec import TraitSpec, save_spec, spec_hash
 from mien.store import RunFolder
@@ -56,6 +56,10 @@ class Budget:
     """Stop early when the lower end of the split-half cosine's interval passes this."""
     plain_samples: int = 1
     """Plain answers to each question for the baseline."""
+    judge_pairs: int = 2
+    """How many other instruction pairs the likelihood judge asks."""
+    judge_tokens: int = 20
+    """How many tokens of an answer, from its start, it looks at."""
 
 
 BUDGETS = {
@@ -66,7 +70,7 @@ BUDGETS = {
     "paper": Budget(
         samples=10, max_tokens=200, block=5, coefs=(-2, -1, 0.5, 1, 1.5, 2, 2.5, 3, 4), null_coefs=(1, 2, 3),
         trial_questions=20,
-        trial_coefs=(1, 2), requests=24, settled=0.98, plain_samples=5,
+        trial_coefs=(1, 2), requests=24, settled=0.98, plain_samples=5, judge_pairs=4, judge_tokens=64,
     ),
 }  # fmt: skip
 
@@ -85,6 +89,16 @@ class Gathered:
     def part(self, which: Sequence[int]) -> tuple[list[Rollout], list[bool]]:
         """Some of the rollouts, with their sides."""
         return [self.rollouts[i] for i in which], [self.positive[i] for i in which]
+
+
+def likelihood_judge(judging: Engine, writer: Engine, spec: TraitSpec, budget: str) -> LikelihoodJudge:
+    """The judge that a budget affords.
+
+    Raises:
+        InputError: an unknown budget.
+    """
+    plan = _plan(budget)
+    return LikelihoodJudge(judging, writer, spec, plan.judge_pairs, plan.judge_tokens)
 
 
 def extract(
@@ -106,14 +120,17 @@ def extract(
         NothingKeptError: no pair of rollouts survived judging.
         RunError: `out` holds another run, is in use, or cannot be written.
     """
-    _check(spec, budget, seed, temperature)
-    plan, show = BUDGETS[budget], progress or Silent()
+    _check(spec, seed, temperature)
+    plan, show = _plan(budget), progress or Silent()
     sampling = Sampling(max_tokens=plan.max_tokens, temperature=temperature)
     settings = {
         "budget": budget, "seed": seed, "temperature": temperature, "early_stop": early_stop,
-        "judge": f"{judge.kind}:{judge.model}", "dtype": engine.info.dtype, **_plain_values(plan),
+        "judge": judge.identity, "dtype": engine.info.dtype, **_plain_values(plan),
     }  # fmt: skip
     with RunFolder(out, manifest(spec, engine, settings)) as run:
+        if (out / PAGE_NAME).exists():  # what is written last: this run is finished
+            show.note(f"{out} is finished already; its card is as it was")
+            return load_direction(out)
         save_spec(spec, run.work / "spec.yaml")
 
         plain = write_plain(spec, engine, sampling, plan, seed, run, show)
@@ -162,9 +179,13 @@ def counts(gathered: Gathered, kept: Sequence[int], dropped: dict[str, int]) -> 
     return Rollouts(asked=len(gathered.rollouts), kept=len(kept), dropped=dropped, stopped_early=gathered.stopped_early)
 
 
-def _check(spec: TraitSpec, budget: str, seed: int, temperature: float) -> None:
+def _plan(budget: str) -> Budget:
     if budget not in BUDGETS:
         raise InputError(f"There is no budget {budget!r}: choose one of {', '.join(BUDGETS)}.")
+    return BUDGETS[budget]
+
+
+def _check(spec: TraitSpec, seed: int, temperature: float) -> None:
     if not 0 <= seed < 2**63:
         raise InputError(f"A seed is a whole number from 0 to 2^63 - 1, not {seed}.")
     if not (math.isfinite(temperature) and temperature >= 0):
