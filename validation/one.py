@@ -77,8 +77,5 @@ def only_direction(spec: TraitSpec, engine: HfEngine, judge: LikelihoodJudge, ou
         gathered = job_of.gather(spec, engine, judge, coherence, sampling, plan, seed, folder, Silent(), False)
         kept, _ = job_of.keep(gathered)
         data = job_of.kept_readings(folder, gathered, kept)
-        import torch
-
-        pos, neg = (torch.from_numpy(data.mean[data.positive == side]) for side in (True, False))
         settings: dict[str, object] = {"kept": len(kept), "asked": len(gathered.rollouts)}
-        save_direction(Direction.from_means(pos, neg, job_of.first_card(spec, engine, settings)), out)
+        save_direction(Direction.from_means(*data.sides(), job_of.first_card(spec, engine, settings)), out)

@@ -7,12 +7,22 @@ seam. This file does not know what the ids are used for.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mien.errors import InputError, ModelError
 from mien.records import Conversation, Message
 
 _SENTINEL = "mienprobe"
+
+
+@dataclass(frozen=True, slots=True)
+class Spanned:
+    """A whole conversation as ids, with the columns that each message's own text takes up."""
+
+    ids: tuple[int, ...]
+    spans: tuple[tuple[int, int], ...]
+    """`[start, end)` a message, in order; an empty span where the model's template leaves a message out."""
 
 
 class Chat:
@@ -52,6 +62,40 @@ class Chat:
         """Ids of an answer's text, tokenised apart from its prompt, without end-of-turn."""
         body = text if self.templated else " " + text.strip()
         return tuple(self._encode(body))
+
+    def spanned(self, conversation: Conversation) -> Spanned:
+        """Ids of a conversation that is over, read from the outside, and where each message stands in them.
+
+        Messages are tokenised apart from what the template puts around them, so an answer has the ids that
+        `response_ids` gives. Logs hold what templates refuse (two user messages in a row, an answer at the
+        beginning); where a template does, neighbours of one role share a turn and a missing first question is empty.
+
+        Raises:
+            InputError: there are no messages, or the template refuses even that.
+        """
+        if not conversation:
+            raise InputError("A conversation without messages cannot be read.")
+        marked = tuple(replace(m, content=f"{_SENTINEL}{i}x") for i, m in enumerate(conversation))
+        try:
+            text = self._render(marked, open_turn=False)
+        except InputError:
+            text = self._render(_regular(marked), open_turn=False)
+        ids: list[int] = []
+        spans = []
+        for i, message in enumerate(conversation):
+            before, mark, after = text.partition(f"{_SENTINEL}{i}x")
+            if not mark:
+                spans.append((len(ids), len(ids)))
+                continue
+            body = message.content
+            if not self.templated:
+                before, body = before.rstrip(" "), " " + body.strip()
+            ids += self._encode(before)
+            start = len(ids)
+            ids += self._encode(body)
+            spans.append((start, len(ids)))
+            text = after
+        return Spanned(tuple(ids + self._encode(text)), tuple(spans))
 
     def text(self, ids: Sequence[int]) -> str:
         """The text of an answer's ids."""
@@ -136,6 +180,19 @@ def fold_system(conversation: Conversation) -> Conversation:
     if system and first is not None:
         rest[first] = Message("user", f"{system}\n\n{rest[first].content}")
     return tuple(rest)
+
+
+def _regular(conversation: Conversation) -> Conversation:
+    """The user's words and the system's as the user's, neighbours of one role joined, the user, if silent, first."""
+    joined: list[Message] = [Message("user", "")] if conversation[0].role == "assistant" else []
+    for message in conversation:
+        role = "user" if message.role == "system" else message.role
+        if joined and joined[-1].role == role:
+            parts = [joined[-1].content, message.content]
+            joined[-1] = Message(role, "\n\n".join(part for part in parts if part))
+        else:
+            joined.append(Message(role, message.content))
+    return tuple(joined)
 
 
 def ask(question: str, system: str | None = None) -> Conversation:

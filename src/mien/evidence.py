@@ -7,9 +7,13 @@ Shapes: n rollouts, l layer, d width. This file does not know models, judges or 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import torch
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -30,6 +34,12 @@ class Readings:
     @property
     def questions(self) -> Ints:
         return np.unique(self.question)
+
+    def sides(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """`[n, l, d]` of the positives, and of the negatives."""
+        import torch
+
+        return torch.from_numpy(self.mean[self.positive]), torch.from_numpy(self.mean[~self.positive])
 
 
 def auc(scores: Floats, positive: Bools, weight: Floats | None = None) -> float:

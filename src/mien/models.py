@@ -167,6 +167,12 @@ class Model:
         """How many ids the model has embeddings for."""
         return int(_hf(self.net).get_input_embeddings().weight.shape[0])
 
+    @property
+    def positions(self) -> int | None:
+        """Longest sequence the config allows; None if it does not say."""
+        room = getattr(_hf(self.net).config.get_text_config(), "max_position_embeddings", None)
+        return room if isinstance(room, int) else None
+
 
 def wrap(net: nn.Module, tokenizer: Any, name: str = "model") -> Model:
     """Make a `Model` of a transformers (or PEFT) model and tokenizer that are loaded already.

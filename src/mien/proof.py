@@ -167,13 +167,15 @@ def cosines(direction: Direction, layer: int, engine: Engine) -> dict[str, float
     return found
 
 
-def plain_projections(run: RunFolder, plain: Sequence[Rollout], direction: Direction) -> np.ndarray:
+def plain_projections(
+    run: RunFolder, plain: Sequence[Rollout], direction: Direction, stage: str = "plain"
+) -> np.ndarray:
     """`[n, l]` raw projections of the plain answers that are not empty.
 
     Raises:
         NothingKeptError: all are empty.
     """
-    readings = [r for r in readings_of(run.stage("plain"), plain) if r.n_tokens]
+    readings = [r for r in readings_of(run.stage(stage), plain) if r.n_tokens]
     if not readings:
         raise NothingKeptError("All answers without a system prompt are empty, so there is no baseline to measure.")
     units = np.stack([direction.unit(k).numpy() for k in range(len(direction.vector))])

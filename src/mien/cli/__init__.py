@@ -14,6 +14,10 @@ from mien.errors import MienError
 _COMMANDS = {
     "extract": "one sentence (or a spec) to a validated direction",
     "steer": "answers with and without a direction, side by side",
+    "scan": "chat logs to the conversations that left the Assistant's character",
+    "axis": "roles to the Assistant Axis and the persona map",
+    "baseline": "your own quiet traffic to sigma and alarm limits",
+    "gauge": "gauges fitted to labelled examples",
     "show": "what is known about a direction",
     "traits": "the library of traits, and the directions kept here",
     "import": "another tool's file into a direction",

@@ -108,11 +108,11 @@ class HfEngine:
 
     def _check_ids(self, rows: Iterable[tuple[int, ...]], more: int = 0) -> None:
         """Raises: ModelError: a row and `more` tokens after it do not fit the model, or an id is not of it."""
-        room = getattr(self.model.net.config.get_text_config(), "max_position_embeddings", None)  # type: ignore[union-attr, operator]
+        room = self.model.positions
         longest, largest = 0, -1
         for row in rows:
             longest, largest = max(longest, len(row)), max(largest, max(row, default=-1))
-        if isinstance(room, int) and longest + more > room:
+        if room is not None and longest + more > room:
             what = f"A prompt of {longest} tokens and an answer of {more}" if more else f"A text of {longest} tokens"
             raise ModelError(f"{what} cannot go into the model's {room} positions; shorten it.")
         if largest >= self.model.n_vocab:

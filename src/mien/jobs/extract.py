@@ -13,7 +13,6 @@ from importlib import metadata
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from mien import evidence, proof
 from mien.card import Card, JudgeEvidence, LayerEvidence, Rollouts
@@ -120,9 +119,8 @@ def extract(
         NothingKeptError: no pair of rollouts survived judging.
         RunError: `out` holds another run, is in use, or cannot be written.
     """
-    _check(spec, seed, temperature)
     plan, show = _plan(budget), progress or Silent()
-    sampling = Sampling(max_tokens=plan.max_tokens, temperature=temperature)
+    sampling = _sampling(spec, plan, seed, temperature)
     settings = {
         "budget": budget, "seed": seed, "temperature": temperature, "early_stop": early_stop,
         "judge": judge.identity, "dtype": engine.info.dtype, **_plain_values(plan),
@@ -139,8 +137,7 @@ def extract(
         kept, dropped = keep(gathered)
         data = kept_readings(run, gathered, kept)
 
-        pos, neg = (torch.from_numpy(data.mean[data.positive == side]) for side in (True, False))
-        direction = Direction.from_means(pos, neg, first_card(spec, engine, settings))
+        direction = Direction.from_means(*data.sides(), first_card(spec, engine, settings))
         trait, judged = yardstick(judge, gathered, run, seed, show)
         lab = Lab(engine, judge, Scale(trait, coherence), sampling, seed, run, show)
         layers = proof.layer_evidence(data, direction, seed)
@@ -185,7 +182,7 @@ def _plan(budget: str) -> Budget:
     return BUDGETS[budget]
 
 
-def _check(spec: TraitSpec, seed: int, temperature: float) -> None:
+def _sampling(spec: TraitSpec, plan: Budget, seed: int, temperature: float) -> Sampling:
     if not 0 <= seed < 2**63:
         raise InputError(f"A seed is a whole number from 0 to 2^63 - 1, not {seed}.")
     if not (math.isfinite(temperature) and temperature >= 0):
@@ -195,6 +192,7 @@ def _check(spec: TraitSpec, seed: int, temperature: float) -> None:
             f"{spec.name} has one extract question only; a direction is tested on questions that it was not made "
             f"from, so give at least two, and better twenty."
         )
+    return Sampling(max_tokens=plan.max_tokens, temperature=temperature)
 
 
 def yardstick(

@@ -1,7 +1,8 @@
 """What every page shares: escaping, the stylesheet, the content security policy.
 
-Knows no card and no chart. A page made here holds no script; its policy forbids every request and every style but
-the one stylesheet, by hash, so that even text that slipped through the escaping could do nothing.
+Knows no card and no chart. The policy of a page made here forbids every request, every style but its one stylesheet
+and every script but its own (most have none), by hash, so that even text that slipped through the escaping could do
+nothing.
 """
 
 from __future__ import annotations
@@ -9,7 +10,9 @@ from __future__ import annotations
 import base64
 import functools
 import hashlib
+import json
 import re
+from collections.abc import Sequence
 from importlib.resources import files
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined
@@ -47,10 +50,43 @@ def _environment() -> Environment:
     )
 
 
-def render(template: str, **context: object) -> str:
-    """Fill a template of this package. It gets `style` and `policy` besides what the caller gives."""
-    style = _resource("page.css")
-    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    policy = f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; base-uri 'none'; form-action 'none'"
-    # The stylesheet is ours and must reach the page byte for byte, or its hash would not match.
-    return _environment().get_template(template).render(style=Markup(style), policy=policy, **context)  # noqa: S704
+def embed(value: object) -> Markup:
+    """JSON for a `<script type="application/json">`: valid JSON that can neither end the element nor open a comment.
+
+    Every string in it is passed through `clean`, so a script that shows one has nothing left to disarm.
+
+    Raises:
+        ValueError: a number that is NaN or infinite, which JSON does not have.
+    """
+    text = json.dumps(_cleaned(value), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return Markup(text.translate(_OPENERS))  # noqa: S704  escaped by the line itself
+
+
+_OPENERS = {ord(character): f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
+
+
+def _cleaned(value: object) -> object:
+    if isinstance(value, str):
+        return clean(value)
+    if isinstance(value, dict):
+        return {clean(str(key)): _cleaned(item) for key, item in value.items()}
+    return [_cleaned(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _hash(text: str) -> str:
+    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def render(template: str, *, styles: Sequence[str] = (), scripts: Sequence[str] = (), **context: object) -> str:
+    """Fill a template of this package. It gets `style`, `script` and `policy` besides what the caller gives.
+
+    `styles` and `scripts` name files of this package: the first follow the common stylesheet, the second are the
+    page's one script.
+    """
+    style = "".join(map(_resource, ("page.css", *styles)))
+    script = "".join(map(_resource, scripts))
+    allowed = f"style-src 'sha256-{_hash(style)}'" + (f"; script-src 'sha256-{_hash(script)}'" if script else "")
+    policy = f"default-src 'none'; {allowed}; img-src data:; base-uri 'none'; form-action 'none'"
+    # Both are ours and must reach the page byte for byte, or their hashes would not match.
+    given = {"style": Markup(style), "script": Markup(script), "policy": policy}  # noqa: S704
+    return _environment().get_template(template).render(**given, **context)

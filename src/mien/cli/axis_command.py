@@ -1,0 +1,93 @@
+"""`mien axis`: roles in, the Assistant Axis and the persona map out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from mien.cli.common import SEED, Bar, emit, load_model, model_options, output_options
+
+if TYPE_CHECKING:
+    from mien.directions import Direction
+    from mien.models import Model
+
+
+@click.command("axis")
+@model_options
+@click.option("--roles", "source", default=None, type=click.Path(path_type=Path),
+              help="YAML file of roles, or a folder of published role files; default: the library.")  # fmt: skip
+@click.option("--n-roles", default=40, show_default=True, type=click.IntRange(3), help="Take the first so many.")
+@click.option("--n-questions", default=5, show_default=True, type=click.IntRange(2), help="Likewise of the questions.")
+@click.option("--max-tokens", default=40, show_default=True, type=click.IntRange(4), help="Longest answer.")
+@click.option("--name", default="assistant", show_default=True, help="What to call it.")
+@click.option("--out", default=None, type=click.Path(path_type=Path), help="Folder of the run; default: mien's home.")
+@click.option("--seed", default=0, show_default=True, type=SEED, help="Of everything random.")
+@output_options
+def command(
+    model: str, adapter: str | None, device: str | None, dtype: str | None, source: Path | None, n_roles: int,
+    n_questions: int, max_tokens: int, name: str, out: Path | None, seed: int, as_json: bool, quiet: bool,
+) -> None:  # fmt: skip
+    """Let the model play roles, and find the direction in which all of them leave the Assistant.
+
+    40 roles and 5 questions take a minute or two on a laptop; --n-roles 140 --n-questions 60 a night. Everything lands
+    in the run's folder as it happens; stopped at any moment, the same command goes on from there.
+    """
+    from mien.roles import load_roles
+    from mien.spec import check_name
+
+    check_name(name)
+    roles = load_roles(source).first(n_roles, n_questions)
+
+    from mien.engines.hf import HfEngine
+    from mien.home import folder_for
+    from mien.jobs.axis import make_axis
+    from mien.progress import Silent
+
+    loaded = load_model(model, adapter, device, dtype, quiet)
+    folder = out or folder_for(loaded.info.id, name)
+    bar = Bar()
+    try:
+        direction = make_axis(
+            roles, HfEngine(loaded), folder, name=name, max_tokens=max_tokens, seed=seed,
+            traits=kept_traits(loaded), progress=Silent() if quiet else bar,
+        )  # fmt: skip
+    finally:
+        bar.close()
+    result = {**direction.card.model_dump(mode="json"), "out": str(folder), "page": str(folder / "axis.html")}
+    emit(result, as_json, _summary(direction, folder))
+
+
+def kept_traits(model: Model) -> list[Direction]:
+    """Persona vectors of this model that are kept here, to be placed on the map."""
+    from mien.directions import load_direction
+    from mien.errors import MienError
+    from mien.home import kept_directions
+
+    found = []
+    for folder in kept_directions(model.info.id).values():
+        try:
+            direction = load_direction(folder)
+            direction.check_model(model.info)
+        except MienError:
+            continue
+        if direction.card.kind == "persona_vector":
+            found.append(direction)
+    return found
+
+
+def _summary(direction: Direction, folder: Path) -> str:
+    card = direction.card
+    assert card.recommended_layer is not None
+    assert card.rollouts is not None
+    at = card.layers[card.recommended_layer]
+    return "\n".join(
+        [
+            f"{card.name}: {(card.verdict or '').upper()}",
+            *(f"  {reason}" for reason in card.verdict_reasons),
+            f"  layer {at.layer}: {card.layer_choice}",
+            f"  answers in a role: {card.rollouts.asked} written, {card.rollouts.kept} kept",
+            f"map: {folder / 'axis.html'}",
+        ]
+    )

@@ -1,0 +1,90 @@
+"""`mien baseline`: what quiet traffic looks like on a gauge, so that sigma and alarms mean something."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mien.cli.common import Bar, emit, load_model, output_options
+from mien.cli.scan_command import columns_of, gauges_for, log_options, reader_options
+from mien.errors import InputError
+
+
+@click.command("baseline")
+@log_options
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="File for the gauges.")
+@reader_options
+@click.option("--direction", "directions", multiple=True,
+              help="Make a gauge of this direction (name or folder) first; may be given several times.")  # fmt: skip
+@click.option("--side", type=click.Choice(["high", "low"]), default=None,
+              help="Alarming side of those; default: low for an axis, high for a trait.")  # fmt: skip
+@click.option("--turn-rate", default=0.01, show_default=True, help="False alarms asked for, an answer.")
+@click.option("--conversation-rate", default=0.05, show_default=True, help="False alarms asked for, a conversation.")
+@output_options
+def command(
+    files: tuple[str, ...], format: str | None, columns: str | None, out: Path, reader: str, gauges: str | None,
+    gauge_files: tuple[Path, ...], device: str | None, dtype: str | None, directions: tuple[str, ...],
+    side: str | None, turn_rate: float, conversation_rate: float, as_json: bool, quiet: bool,
+) -> None:  # fmt: skip
+    """Measure gauges on FILES, your own quiet traffic, and set their sigma and alarm limits by it.
+
+    FILES may be the word "bundled" for the ordinary conversations that come with mien.
+    """
+    if not 0 < turn_rate < 1 or not 0 < conversation_rate < 1:
+        raise InputError("Rates of false alarms lie between 0 and 1, such as 0.01 for one in a hundred.")
+    table = columns_of(columns)
+
+    from mien.directions import load_direction
+    from mien.gauges import GaugeSet, save_gauges
+    from mien.home import find_direction
+    from mien.jobs.baseline import gauge_of, set_baseline
+    from mien.progress import Silent
+
+    model = load_model(reader, None, device, dtype, quiet)
+    made = []
+    for name in directions:
+        direction = load_direction(find_direction(name, model.info.id))
+        direction.check_model(model.info)
+        made.append(gauge_of(direction, side))
+    which = GaugeSet(model.info.id, model.info.fingerprint, model.info.d_model, tuple(made))
+    if not made or gauges or gauge_files:
+        before = gauges_for(model, gauges, gauge_files)
+        names = {g.name for g in made}
+        which = GaugeSet(
+            before.reader, before.fingerprint, before.d_model,
+            (*made, *(g for g in before.gauges if g.name not in names)),
+        )  # fmt: skip
+    bar = Bar()
+    try:
+        found = set_baseline(
+            which, model, None if files == ("bundled",) else files, columns=table, format=format,
+            turn_rate=turn_rate, conversation_rate=conversation_rate, progress=Silent() if quiet else bar,
+        )  # fmt: skip
+    finally:
+        bar.close()
+    save_gauges(found, out)
+    emit({"out": str(out), "gauges": [_entry(g) for g in found.gauges]}, as_json, _text(found, out))
+
+
+def _entry(gauge: Any) -> dict[str, Any]:
+    base = gauge.baseline
+    return {
+        "name": gauge.name, "layer": gauge.layer, "side": gauge.side, "std": base.std,
+        "turn_threshold": base.limits.turn,
+        "n_turns": base.n_turns, "n_conversations": base.n_conversations, "explained": base.explained,
+        "effects": base.effects, "reached": {"turn": base.turn_rate, "conversation": base.conversation_rate},
+    }  # fmt: skip
+
+
+def _text(found: Any, out: Path) -> str:
+    base = found.gauges[0].baseline
+    lines = [
+        f"{base.n_turns} answers in {base.n_conversations} conversations",
+        "  gauge                     limit (sigma)   false alarms on left-out traffic: answers   conversations",
+    ]
+    for g in found.gauges:
+        b = g.baseline
+        lines.append(f"  {g.name:<26}{b.limits.turn:>12.2f}{b.turn_rate:>43.2%}{b.conversation_rate:>16.2%}")
+    return "\n".join([*lines, f"gauges: {out} (use with mien scan --gauge-file)"])

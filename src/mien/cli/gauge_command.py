@@ -1,0 +1,106 @@
+"""`mien gauge`: gauges made from labelled examples, and what is known about a gauge."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mien.cli.common import DEFAULT_MODEL, SEED, Bar, emit, load_model, output_options
+
+
+@click.group("gauge")
+def command() -> None:
+    """Gauges from examples."""
+
+
+@command.command("fit")
+@click.option("--labels", "files", multiple=True, required=True, help="Log whose records have turn_labels; repeatable.")
+@click.option("--label", required=True, help="Which label.")
+@click.option("--threshold", default=2.0, show_default=True, help="Intensity from which a turn has the label.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="File for the gauge.")
+@click.option("--name", default=None, help="What to call it; default: after the label.")
+@click.option("--baseline", "quiet_files", multiple=True,
+              help="Log of quiet traffic for sigma and alarms; default: the bundled conversations.")  # fmt: skip
+@click.option("--reader", default=DEFAULT_MODEL, show_default=True, help="Small model that reads.")
+@click.option("--device", default=None, help="cpu, cuda, mps; default: the best there is.")
+@click.option("--dtype", default=None, help="float32, bfloat16 or float16; default: the faster one here.")
+@click.option("--seed", default=0, show_default=True, type=SEED, help="Of the folds.")
+@output_options
+def fit(
+    files: tuple[str, ...], label: str, threshold: float, out: Path, name: str | None, quiet_files: tuple[str, ...],
+    reader: str, device: str | None, dtype: str | None, seed: int, as_json: bool, quiet: bool,
+) -> None:  # fmt: skip
+    """Fit a gauge to turns that people or a judge have labelled; a few hundred are enough."""
+    from mien.errors import InputError
+    from mien.gauges import save_gauges
+    from mien.jobs.fit import fit_gauge
+    from mien.progress import Silent
+    from mien.spec import check_name
+
+    if name is not None:
+        check_name(name)
+    if out.is_dir():
+        raise InputError(f"{out} is a folder; --out is the file that the gauge is written to.")
+    model = load_model(reader, None, device, dtype, quiet)
+    bar = Bar()
+    try:
+        found = fit_gauge(
+            files, label, model, threshold=threshold, name=name, baseline=quiet_files or None, seed=seed,
+            progress=Silent() if quiet else bar,
+        )  # fmt: skip
+    finally:
+        bar.close()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    save_gauges(found, out)
+    gauge = found.gauges[0]
+    emit({"out": str(out), "name": gauge.name, **gauge.evidence}, as_json, text_of(gauge, out))
+
+
+@command.command("show")
+@click.argument("file", type=click.Path(path_type=Path))
+@output_options
+def show(file: Path, as_json: bool, quiet: bool) -> None:
+    """What is known about the gauges in FILE ("bundled" for those that come with mien)."""
+    from mien.gauges import bundled_gauges, load_gauges
+
+    found = bundled_gauges(DEFAULT_MODEL) if str(file) == "bundled" else load_gauges(file)
+    gauges = found.gauges if found else ()
+    emit([_entry(g) for g in gauges], as_json, "\n\n".join(text_of(g, None) for g in gauges))
+
+
+def _entry(gauge: Any) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return {
+        "name": gauge.name, "kind": gauge.kind, "description": gauge.description, "side": gauge.side,
+        "layers": sorted({p.layer for p in gauge.parts}), "evidence": gauge.evidence,
+        "baseline": asdict(gauge.baseline) if gauge.baseline else None,
+    }  # fmt: skip
+
+
+def text_of(gauge: Any, out: Path | None) -> str:
+    """A gauge's card in a few lines."""
+    e, b = gauge.evidence, gauge.baseline
+    lines = [f"{gauge.name} ({gauge.kind}): {gauge.description}; alarming when {gauge.side}"]
+    if "auc" in e:
+        beats = "beats" if e["auc_low"] > e["auc_words"] else "does not clearly beat"
+        lines += [
+            f"  {e['turns']} turns, {e['positive']} with the label, of {e['conversations']} conversations",
+            f"  AUC {e['auc']:.2f} ({e['auc_low']:.2f} to {e['auc_high']:.2f}) on conversations left out; "
+            f"bag of words {e['auc_words']:.2f}, length {e['auc_length']:.2f}: it {beats} the words",
+            *(
+                f"  without {t['left_out']}, tested on it: AUC {t['auc']:.2f}, bag of words {t['auc_words']:.2f}"
+                for t in e["transfer"]
+            ),
+            f"  layers {', '.join(map(str, e['layers']))}; {e['choice']}",
+        ]
+    for reason in e.get("reasons", []):
+        lines.append(f"  {reason}")
+    if b is not None:
+        lines.append(
+            f"  baseline: {b.n_turns} answers of {b.source}; alarm beyond {b.limits.turn:.1f} sigma "
+            f"(asked {b.limits.turn_rate:.1%} false alarms, reached {b.turn_rate:.1%} on answers left out)"
+        )
+    return "\n".join([*lines, *([f"gauge: {out} (use with mien scan --gauge-file)"] if out else [])])

@@ -1,0 +1,28 @@
+"""Gauges: what is read off an answer in sigma of quiet traffic, and when that is an alarm.
+
+Nothing here knows models, logs or how a direction was made.
+"""
+
+from __future__ import annotations
+
+from mien.gauges.alarms import Limits, cusum, left_at
+from mien.gauges.baseline import Baseline, Quiet, fit_baseline
+from mien.gauges.files import bundled_gauges, load_gauges, save_gauges
+from mien.gauges.gauge import Gauge, GaugeSet, Part
+from mien.gauges.texture import texture
+
+__all__ = [
+    "Baseline",
+    "Gauge",
+    "GaugeSet",
+    "Limits",
+    "Part",
+    "Quiet",
+    "bundled_gauges",
+    "cusum",
+    "fit_baseline",
+    "left_at",
+    "load_gauges",
+    "save_gauges",
+    "texture",
+]

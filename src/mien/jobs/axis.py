@@ -1,0 +1,320 @@
+"""Roles to the Assistant Axis and the persona map, after The Assistant Axis (2601.10387). Read `make_axis`.
+
+This file does not know what an engine, a page or a role library looks like inside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from mien import evidence, persona_map, proof
+from mien.card import Card, LayerEvidence, Rollouts
+from mien.chat import ask
+from mien.coherence import fit_coherence
+from mien.directions import Direction, save_direction
+from mien.dose import refused as refused_by
+from mien.dose import seed_of
+from mien.errors import InputError, NothingKeptError
+from mien.jobs.axis_report import report_of, save_map
+from mien.jobs.extract import versions
+from mien.judge import cross_calibrated, measure_stage
+from mien.progress import Progress, Silent
+from mien.records import Engine, Rollout, Sampling, Score, ScoreRequest, WriteRequest
+from mien.report.axis_page import write_axis_page
+from mien.roles import RoleSet, roles_hash
+from mien.rollouts import readings_of, write_rollouts
+from mien.spec import load_neutral
+from mien.store import RunFolder
+
+JUDGED_TOKENS = 20
+"""Tokens of an answer, from its start, that the judge looks at."""
+FULLY, PARTLY = 0.8, 0.5
+"""Share of a role's answers judged to be in the role from which it counts as played fully, and partly."""
+MAX_EVIDENCE = 1500
+"""Most answers that the held-out tests are made on; more would not fit into memory and change little."""
+
+
+@dataclass(frozen=True)
+class Play:
+    """One role (None: the default Assistant) asked one question in one way."""
+
+    role: int | None
+    question: int
+    way: int
+
+    @property
+    def key(self) -> str:
+        who = "default" if self.role is None else str(self.role)
+        return f"axis/{who}/{self.question}/{self.way}"
+
+
+@dataclass(frozen=True)
+class Cast:
+    """Everything that was played: answers in the order of `plays`, and how each was judged (default: always kept)."""
+
+    plays: tuple[Play, ...]
+    rollouts: tuple[Rollout, ...]
+    kept: tuple[bool, ...]
+    scores: tuple[float | None, ...]
+    """0-100: in the role; None where that could not be said."""
+    refused: tuple[bool, ...]
+
+    def share(self, role: int) -> float:
+        """Share of a role's answers that are in the role."""
+        mine = [kept for play, kept in zip(self.plays, self.kept, strict=True) if play.role == role]
+        return sum(mine) / max(len(mine), 1)
+
+
+def make_axis(
+    roles: RoleSet,
+    engine: Engine,
+    out: Path,
+    *,
+    name: str = "assistant",
+    max_tokens: int = 40,
+    temperature: float = 0.7,
+    seed: int = 0,
+    traits: Sequence[Direction] = (),
+    progress: Progress | None = None,
+) -> Direction:
+    """Make the axis, prove it, and leave it in `out` with its card, map and page. Goes on where an earlier run stopped.
+
+    Args:
+        traits: directions of the same model to place on the map.
+
+    Raises:
+        InputError: a setting that cannot be used.
+        NothingKeptError: fewer than three roles were played.
+        RunError: `out` holds another run, is in use, or cannot be written.
+    """
+    settings, show = _settings(roles, engine, max_tokens, temperature, seed), progress or Silent()
+    manifest = {
+        "job": "axis", "name": name, "roles": roles_hash(roles), "model": engine.info.id,
+        "fingerprint": engine.info.fingerprint, "settings": settings, "versions": versions(),
+    }  # fmt: skip
+    with RunFolder(out, manifest) as run:
+        cast = play(roles, engine, Sampling(max_tokens, temperature), seed, run, show)
+        played = [i for i in range(len(roles.roles)) if cast.share(i) >= PARTLY]
+        if len(played) < 3:
+            raise NothingKeptError(
+                f"{engine.info.id} played {len(played)} of {len(roles.roles)} roles, too few for an axis; use more "
+                f"roles or questions, longer answers (--max-tokens), or a larger model."
+            )
+        default, default_halves, role_means = means(cast, played, run, engine)
+        axis = persona_map.axis_of(default, role_means)
+        direction = Direction(torch.from_numpy(axis).float(), _card(name, engine, settings, cast))
+        layers = proof.layer_evidence(_evidence(cast, played, run, seed), direction, seed)
+        by_roles = persona_map.split_half_roles(default_halves, role_means, np.random.default_rng(seed))
+        layer, reason = choose_layer(layers, by_roles.mean(0))
+        projections = _default_projections(cast, run, direction)
+        card = direction.card.model_copy(
+            update={
+                "layers": layers, "recommended_layer": layer, "layer_choice": reason,
+                "baseline": proof.baseline(projections[:, layer]),
+                **verdict(layers[layer], float(by_roles.mean(0)[layer]), len(played), engine),
+            }
+        )  # fmt: skip
+        direction = Direction(direction.vector, card, proof.quantiles(projections))
+        save_direction(direction, out)
+        report = report_of(
+            direction,
+            engine.info.chat,
+            roles,
+            cast,
+            played,
+            default,
+            default_halves,
+            role_means,
+            by_roles,
+            traits,
+            seed,
+        )
+        save_map(report, axis, default, role_means, [roles.roles[i].name for i in played], out)
+        write_axis_page(report, out)
+    return direction
+
+
+def _settings(roles: RoleSet, engine: Engine, max_tokens: int, temperature: float, seed: int) -> dict[str, object]:
+    if max_tokens < 4:
+        raise InputError(f"Answers of {max_tokens} tokens say too little of a role; give at least 4.")
+    return {
+        "roles": len(roles.roles), "questions": len(roles.questions), "source": roles.source, "seed": seed,
+        "max_tokens": max_tokens, "temperature": temperature, "dtype": engine.info.dtype,
+        "judge": f"likelihood, role against default prompt, {JUDGED_TOKENS} tokens",
+    }  # fmt: skip
+
+
+def play(roles: RoleSet, engine: Engine, sampling: Sampling, seed: int, run: RunFolder, show: Progress) -> Cast:
+    """Every role answers every question, asked for in turn in each of its ways; the default Assistant likewise."""
+    plays = [Play(i, q, (q + i) % len(role.ways)) for i, role in enumerate(roles.roles)
+             for q in range(len(roles.questions))]  # fmt: skip
+    plays += [Play(None, q, way) for q in range(len(roles.questions)) for way in range(len(roles.default_ways))]
+    requests = [
+        WriteRequest(p.key, ask(roles.questions[p.question], _way(roles, p)), seed_of(seed, p.key)) for p in plays
+    ]
+    show.begin(f"{len(roles.roles)} roles x {len(roles.questions)} questions: writing and reading", len(requests))
+    rollouts = write_rollouts(engine, requests, sampling, run.stage("answers"), show)
+    return _judged(roles, engine, plays, rollouts, seed, run, show)
+
+
+def _way(roles: RoleSet, p: Play) -> str | None:
+    return (roles.default_ways if p.role is None else roles.roles[p.role].ways)[p.way] or None
+
+
+def _judged(
+    roles: RoleSet, engine: Engine, plays: list[Play], rollouts: list[Rollout], seed: int, run: RunFolder,
+    show: Progress,
+) -> Cast:  # fmt: skip
+    """Is an answer in its role? `s = [log p(y | x, role) - log p(y | x, default)] / |y|`, by *another* way of asking
+    for the role than the one it was written under, calibrated against default answers measured with the same prompts.
+    """
+    default = {p.question: i for i, p in reversed(list(enumerate(plays))) if p.role is None}
+    cases = [(i, i, True) for i, p in enumerate(plays) if p.role is not None]
+    # Each role's prompts are tried on one default answer to every question too: what everything would be likely under.
+    cases += [(default[plays[i].question], i, False) for i, _, _ in list(cases)]
+    show.begin("judging the roles", len(cases))
+
+    def scores(some: Sequence[Rollout], part: slice) -> list[Score]:
+        asked = []
+        for answer, of, _ in cases[part]:
+            p, rollout = plays[of], rollouts[answer]
+            assert p.role is not None
+            other = roles.roles[p.role].ways[(p.way + 1) % len(roles.roles[p.role].ways)]
+            for system in (other, None):
+                asked.append(ScoreRequest(ask(roles.questions[p.question], system), rollout.text,
+                                          rollout.response_ids, JUDGED_TOKENS))  # fmt: skip
+        rows = engine.logprobs(asked)
+        return [
+            _score(r, a, b) for r, a, b in zip(some, rows[::2], rows[1::2], strict=True)
+        ]  # fmt: skip
+
+    named = [
+        replace(rollouts[answer], id=f"{plays[of].key}/{'own' if own else 'default'}") for answer, of, own in cases
+    ]
+    measured = measure_stage(run.stage("scores"), named, scores, show, 120)
+    sides = [own for _, _, own in cases]
+    values = cross_calibrated([m.raw for m in measured], sides, [plays[of].question for _, of, _ in cases], seed)
+    found = {answer: value for (answer, _, own), value in zip(cases, values, strict=True) if own}
+    plain = [r for r, p in zip(rollouts, plays, strict=True) if p.role is None]
+    sound = fit_coherence(engine, plain, seed)
+    phrases = load_neutral().refusals
+    kept, refused = [], []
+    for i, (p, rollout) in enumerate(zip(plays, rollouts, strict=True)):
+        value, clear = found.get(i), sound(rollout.logprob, rollout.response_ids)
+        text = bool(rollout.text.strip())
+        refused.append(refused_by(rollout.text, phrases))
+        in_role = value is not None and value >= 50 and clear is not None and clear >= 50 and not refused[-1]
+        kept.append(text and (p.role is None or in_role))
+    return Cast(tuple(plays), tuple(rollouts), tuple(kept), tuple(found.get(i) for i in range(len(plays))),
+                tuple(refused))  # fmt: skip
+
+
+def _score(rollout: Rollout, in_role: np.ndarray, plain: np.ndarray) -> Score:
+    if not len(in_role) or not rollout.text.strip():
+        return Score(rollout.id, None, None, missing="the answer is empty")
+    return Score(rollout.id, None, None, raw=float(in_role.mean() - plain.mean()))
+
+
+def means(
+    cast: Cast, played: Sequence[int], run: RunFolder, engine: Engine
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean readings, raw: of the default `[l, d]`, of its answers to even and to odd questions `[2, l, d]`, and of each
+    played role's kept answers `[r, l, d]`.
+    """
+    place = {role: n for n, role in enumerate(played)}
+    shape = (engine.info.n_layers, engine.info.d_model)
+    sums, counts = np.zeros((len(played), *shape)), np.zeros(len(played))
+    halves, of_half = np.zeros((2, *shape)), np.zeros(2)
+    wanted = {r.id: p for r, p, kept in zip(cast.rollouts, cast.plays, cast.kept, strict=True) if kept}
+    for reading in run.stage("answers").readings():
+        p = wanted.get(reading.id)
+        if p is None:
+            continue
+        if p.role is None:
+            halves[p.question % 2] += reading.mean
+            of_half[p.question % 2] += 1
+        elif p.role in place:
+            sums[place[p.role]] += reading.mean
+            counts[place[p.role]] += 1
+    if not of_half.all():
+        raise NothingKeptError("The default Assistant's answers are all empty, so there is nothing to compare with.")
+    return (
+        halves.sum(0) / of_half.sum(),
+        halves / of_half[:, None, None],
+        sums / np.maximum(counts, 1)[:, None, None],
+    )
+
+
+def _evidence(cast: Cast, played: Sequence[int], run: RunFolder, seed: int) -> evidence.Readings:
+    """Kept answers with the default's as positives; a random part of them if there are very many."""
+    inside = set(played)
+    chosen = [i for i, p in enumerate(cast.plays) if cast.kept[i] and (p.role is None or p.role in inside)]
+    if len(chosen) > MAX_EVIDENCE:
+        order = np.random.default_rng(seed).permutation(len(chosen))[:MAX_EVIDENCE]
+        chosen = [chosen[i] for i in np.sort(order)]
+    readings = readings_of(run.stage("answers"), [cast.rollouts[i] for i in chosen])
+    return evidence.Readings(
+        np.stack([r.mean for r in readings]),
+        np.array([cast.plays[i].role is None for i in chosen]),
+        np.array([cast.plays[i].question for i in chosen]),
+    )
+
+
+def _default_projections(cast: Cast, run: RunFolder, direction: Direction) -> np.ndarray:
+    plain = [r for r, p, kept in zip(cast.rollouts, cast.plays, cast.kept, strict=True) if p.role is None and kept]
+    return proof.plain_projections(run, plain, direction, "answers")
+
+
+def choose_layer(layers: Sequence[LayerEvidence], by_roles: np.ndarray) -> tuple[int, str]:
+    """The layer between a fifth and six sevenths of the depth whose axis repeats best, among those that read nearly as
+    well as the best (held-out AUC within 0.02).
+    """
+    n = len(layers)
+    inner = [e for e in layers if n // 5 <= e.layer <= (6 * n) // 7] or list(layers)
+    best = max(e.auc for e in inner)
+    good = [e for e in inner if e.auc >= best - 0.02]
+    found = max(good, key=lambda e: (e.split_half_cosine + float(by_roles[e.layer]), -e.layer))
+    return found.layer, (
+        f"of the layers whose held-out AUC is within 0.02 of the best ({best:.2f}), the one whose axis agrees best "
+        f"between halves of the roles and of the questions"
+    )
+
+
+def verdict(at: LayerEvidence, by_roles: float, played: int, engine: Engine) -> dict[str, object]:
+    """Strong, usable or weak, with reasons in sentences."""
+    told = (
+        f"It tells the default Assistant's answers from the roles' on unused questions (AUC {at.auc:.2f}, shuffled "
+        f"labels {at.auc_null:.2f}); two halves of the roles agree to a cosine of {by_roles:.2f}, two halves of the "
+        f"questions to {at.split_half_cosine:.2f}."
+    )
+    few = f"Only {played} roles were played." if played < 20 else None
+    if at.auc < max(0.7, at.auc_null) or by_roles < 0.5 or at.split_half_cosine < 0.4:
+        word, first = "weak", "Weak: do not rely on this axis. "
+    elif at.auc >= 0.9 and by_roles >= 0.85 and not few:
+        word, first = "strong", "Strong. "
+    else:
+        word, first = "usable", "Usable, with care. "
+    base = (
+        None if engine.info.chat else
+        "This is a base model: its Assistant is what it writes after the word Assistant in a transcript, a character "
+        "it knows from reading, not one it was trained to be."
+    )  # fmt: skip
+    return {"verdict": word, "verdict_reasons": [first + told, *(s for s in (few, base) if s)]}
+
+
+def _card(name: str, engine: Engine, settings: dict[str, object], cast: Cast) -> Card:
+    info = engine.info
+    asked = sum(p.role is not None for p in cast.plays)
+    kept = sum(k for k, p in zip(cast.kept, cast.plays, strict=True) if p.role is not None)
+    return Card(
+        kind="assistant_axis", name=name, description="how near an answer is to the default Assistant",
+        sign="larger is nearer to the Assistant", model=info.id, fingerprint=info.fingerprint,
+        n_layers=info.n_layers, d_model=info.d_model, settings=settings, versions=versions(),
+        rollouts=Rollouts(asked=asked, kept=kept, dropped={"not judged to be in the role": asked - kept},
+                          stopped_early=False),
+    )  # fmt: skip

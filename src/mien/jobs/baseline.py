@@ -1,0 +1,101 @@
+"""Gauges from directions, and their baselines from quiet traffic. Does not know how a conversation is read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+
+from mien.directions import Direction
+from mien.errors import InputError
+from mien.gauges import Gauge, GaugeSet, Part, Quiet, fit_baseline
+from mien.gauges.baseline import CONVERSATION_RATE, TURN_RATE
+from mien.gauges.gauge import Side
+from mien.logs import Columns, LoggedConversation, read_logs
+from mien.models import Model
+from mien.progress import Progress, Silent
+from mien.scanning.chunks import chunked
+from mien.scanning.measure import measure, panel, textures_of
+
+BUNDLED_SOURCE = "the ordinary conversations that come with mien"
+
+
+def gauge_of(direction: Direction, side: Side | str | None = None, layer: int | None = None) -> Gauge:
+    """A gauge of one direction at one layer (default: the recommended one), without baseline yet.
+
+    Raises:
+        InputError: no layer is recommended and none given, or the direction is zero there.
+    """
+    card = direction.card
+    at = direction.layer if layer is None else layer
+    axis = card.kind == "assistant_axis"
+    found: Side = "low" if side == "low" or (side is None and axis) else "high"
+    return Gauge(
+        name=card.name, description=card.description, side=found,
+        parts=(Part(at, direction.unit(at).numpy().astype(np.float32)),),
+        kind="axis" if axis else "persona_vector",
+        evidence={"verdict": card.verdict, "reasons": card.verdict_reasons, "model": card.model},
+    )  # fmt: skip
+
+
+def ordinary_conversations() -> Iterator[LoggedConversation]:
+    """The quiet traffic that comes with the package."""
+    folder = resources.files("mien") / "library" / "ordinary"
+    with resources.as_file(folder) as path:
+        for record in read_logs(sorted(Path(path).glob("*.jsonl"))):
+            assert isinstance(record, LoggedConversation)
+            yield record
+
+
+def set_baseline(
+    gauges: GaugeSet, model: Model, paths: Sequence[str | Path] | None = None, *, columns: Columns | None = None,
+    format: str | None = None, turn_rate: float = TURN_RATE, conversation_rate: float = CONVERSATION_RATE,
+    progress: Progress | None = None,
+) -> GaugeSet:  # fmt: skip
+    """The gauges with baselines from quiet traffic: files of logs, or the bundled conversations if None.
+
+    A gauge keeps nothing of a baseline it had, but for a fitted one's probability, which moves to the new sigma.
+
+    Raises:
+        InputError: gauges of another reader, or too little traffic.
+        FormatError: a file in which nothing can be recognised.
+    """
+    show = progress or Silent()
+    which = panel(gauges, model)
+    records = ordinary_conversations() if paths is None else read_logs(paths, columns=columns, format=format)
+    source = BUNDLED_SOURCE if paths is None else ", ".join(Path(p).name or str(p) for p in paths)
+    projections, textures, done = [], [], 0
+    show.begin("reading quiet traffic", 0)
+    for chunk in chunked(records):
+        good = [c for c in chunk.conversations if any(m.role == "assistant" for m in c.messages)]
+        if not good:
+            continue
+        for one in measure(model, which, good):
+            projections.append(one.projection)
+            textures.append(textures_of(one.conversation, one.answers))
+            done += 1
+        show.advance(done, sum(len(m.content) for c in good for m in c.messages) // 4)
+    if not projections:
+        raise InputError("There are no conversations with answers in what was given as quiet traffic.")
+    found = []
+    for g, gauge in enumerate(gauges.gauges):
+        known = [~np.isnan(p[:, g]) for p in projections]
+        quiet = Quiet(
+            tuple(p[ok, g].astype(np.float64) for p, ok in zip(projections, known, strict=True)),
+            tuple(t[ok] for t, ok in zip(textures, known, strict=True)),
+        )
+        base = fit_baseline(quiet, gauge.sign, source, turn_rate, conversation_rate)
+        found.append(replace(gauge, baseline=base, probability=_moved(gauge, base.expected.mean, base.std)))
+    return replace(gauges, gauges=tuple(found))
+
+
+def _moved(gauge: Gauge, mean: float, std: float) -> tuple[float, float] | None:
+    """The logistic curve of an old sigma in a new one: the same projection keeps its probability."""
+    if gauge.probability is None or gauge.baseline is None:
+        return gauge.probability
+    slope, intercept = gauge.probability
+    old = gauge.baseline
+    return slope * std / old.std, intercept + slope * (mean - old.expected.mean) / old.std

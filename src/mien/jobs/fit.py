@@ -1,0 +1,240 @@
+"""A gauge from labelled turns: a regularised linear probe on the reader's pooled activations. Read `fit_gauge`.
+
+Everything is chosen and tested by cross-validation grouped by conversation; the bag of words and the length of the
+answer, cross-validated on the same folds, are what it must beat. This file does not know how a conversation is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mien.errors import InputError
+from mien.evidence import auc
+from mien.gauges import Gauge, GaugeSet, Part
+from mien.jobs.baseline import set_baseline
+from mien.logs import LoggedConversation, read_logs
+from mien.models import Model
+from mien.probes import Probe, bag_of_words, cross_fitted, fit_probe, grouped_folds, interval
+from mien.progress import Progress, Silent
+from mien.scanning.turn_means import labelled_means
+from mien.spec import slug
+
+Floats = NDArray[np.float64]
+
+MIN_SIDE = 15
+"""Fewest turns with the label, and without it, that a gauge is fitted to."""
+STRENGTHS = (0.0001, 0.001, 0.01)
+"""Inverse strengths of the L2 penalty that are tried, after standardising."""
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Labelled answers of all conversations."""
+
+    means: NDArray[np.float32]
+    """`[n, l, d]` raw, layers as in `layers`."""
+    layers: tuple[int, ...]
+    positive: NDArray[np.bool_]
+    group: NDArray[np.int64]
+    """Which conversation."""
+    writer: NDArray[np.int64]
+    """Which model wrote it, as a number; all 0 where the records do not say."""
+    writers: tuple[str, ...]
+    texts: tuple[str, ...]
+
+
+def fit_gauge(
+    paths: Sequence[str | Path],
+    label: str,
+    model: Model,
+    *,
+    threshold: float = 2.0,
+    name: str | None = None,
+    baseline: Sequence[str | Path] | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> GaugeSet:
+    """A gauge, alone in its set, that reads how likely an answer is to deserve `label`.
+
+    Args:
+        paths: logs whose records have `turn_labels`.
+        threshold: intensity from which a turn counts as having the label.
+        name: of the gauge; the label's by default.
+        baseline: quiet traffic for sigma and alarms; the bundled conversations if None.
+
+    Raises:
+        InputError: no turn has labels, no such label, or too few turns on one side or too few conversations.
+        FormatError: a file in which nothing can be recognised.
+    """
+    show = progress or Silent()
+    data = gather(paths, label, threshold, model, show)
+    folds = grouped_folds(data.group, data.positive, seed)
+    show.begin("fitting", len(STRENGTHS))
+    trials = []
+    for done, strength in enumerate(STRENGTHS, 1):
+        found = [cross_fitted(data.means[:, k], data.positive, folds, strength) for k in range(len(data.layers))]
+        trials += _trials(data, found, strength)
+        show.advance(done)
+    best = max(trials, key=lambda t: (t.auc, -len(t.layers)))
+    gauge = _gauge(data, best, name or slug(label), label, threshold)
+    reader = GaugeSet(model.info.id, model.info.fingerprint, model.info.d_model, (gauge,))
+    (gauge,) = set_baseline(reader, model, baseline, progress=show).gauges
+    gauge = replace(gauge, probability=_curve(gauge, data, best), evidence=_card(data, best, trials, folds, label,
+                                                                               threshold, seed))  # fmt: skip
+    return replace(reader, gauges=(gauge,))
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One choice of layers and strength, with its out-of-fold values."""
+
+    layers: tuple[int, ...]
+    """Places in `Labelled.layers`."""
+    strength: float
+    auc: float
+    values: Floats
+
+
+def _trials(data: Labelled, found: Sequence[Floats], strength: float) -> list[Trial]:
+    """Every layer alone, and bands of layers whose probes are averaged."""
+    n = len(found)
+    bands: list[tuple[int, ...]] = [(k,) for k in range(n)]
+    bands += [tuple(range(a, b)) for a, b in ((0, n), (0, 2 * n // 3), (n // 3, n), (n // 4, 3 * n // 4)) if b - a > 1]
+    rows = []
+    for band in dict.fromkeys(bands):
+        values = np.mean([found[k] / found[k].std() for k in band], axis=0)
+        rows.append(Trial(band, strength, auc(values, data.positive), values))
+    return rows
+
+
+def gather(paths: Sequence[str | Path], label: str, threshold: float, model: Model, show: Progress) -> Labelled:
+    """Labelled answers, read in context.
+
+    Raises:
+        InputError: see `fit_gauge`.
+    """
+    n = model.n_layers
+    layers = tuple(range(n // 5, max(n // 5 + 1, (5 * n) // 6), max(1, n // 15)))
+    means, positive, group, names, texts = [], [], [], [], []
+    known: set[str] = set()
+    show.begin("reading labelled conversations", 0)
+    number = 0
+    for record in read_logs(paths):
+        if not isinstance(record, LoggedConversation) or not record.turn_labels:
+            continue
+        known |= {key for _, labels in record.turn_labels for key in labels}
+        chosen = _labelled_answers(record, label)
+        if not chosen:
+            continue
+        rows, tokens = labelled_means(model, record, [place for place, _ in chosen], layers)
+        means.append(rows)
+        positive += [value >= threshold for _, value in chosen]
+        group += [number] * len(chosen)
+        names += [record.model or ""] * len(chosen)
+        texts += [record.messages[place].content for place, _ in chosen]
+        number += 1
+        show.advance(number, tokens)
+    _check(label, known, positive, number, threshold)
+    writers = tuple(sorted(set(names)))
+    return Labelled(
+        np.concatenate(means), layers, np.array(positive), np.array(group),
+        np.array([writers.index(w) for w in names]), writers, tuple(texts),
+    )  # fmt: skip
+
+
+def _labelled_answers(record: LoggedConversation, label: str) -> list[tuple[int, float]]:
+    place = {index: i for i, index in enumerate(record.indices)}
+    return [
+        (place[at], float(labels[label]))
+        for at, labels in record.turn_labels
+        if at in place and label in labels and record.messages[place[at]].role == "assistant"
+        and record.messages[place[at]].content.strip()
+    ]  # fmt: skip
+
+
+def _check(label: str, known: set[str], positive: list[bool], groups: int, threshold: float) -> None:
+    if not known:
+        raise InputError(
+            "No record has turn_labels; a labelled record has "
+            '"turn_labels": [{"message_index": 3, "labels": {"LABEL": 2}}] beside its messages.'
+        )
+    if label not in known:
+        raise InputError(f"No turn has the label {label!r}; the labels are: {', '.join(sorted(known))}.")
+    have, lack = sum(positive), len(positive) - sum(positive)
+    if min(have, lack) < MIN_SIDE:
+        raise InputError(
+            f"{have} turns have {label!r} at {threshold:g} or more and {lack} do not; at least {MIN_SIDE} of each are "
+            f"needed, so label more turns or move --threshold."
+        )
+    if groups < 5:
+        raise InputError(f"The labelled turns are of {groups} conversations only; at least 5 are needed.")
+
+
+def _gauge(data: Labelled, best: Trial, name: str, label: str, threshold: float) -> Gauge:
+    """The chosen probe, fitted on everything: one vector a layer, so that their sum is the mean of their logits."""
+    probes: list[tuple[int, Probe]] = [
+        (data.layers[k], fit_probe(data.means[:, k], data.positive, best.strength)) for k in best.layers
+    ]
+    parts = tuple(Part(layer, (p.weights / len(probes)).astype(np.float32)) for layer, p in probes)
+    description = f"how much an answer is like those labelled {label!r} at {threshold:g} or more"
+    return Gauge(name, description, "high", parts, kind="fitted")
+
+
+def _curve(gauge: Gauge, data: Labelled, best: Trial) -> tuple[float, float]:
+    """Logistic curve from sigma to the label's probability, from out-of-fold values put on the final gauge's scale."""
+    from sklearn.linear_model import LogisticRegression
+
+    assert gauge.baseline is not None
+    own = sum(
+        data.means[:, k].astype(np.float64) @ part.vector for k, part in zip(best.layers, gauge.parts, strict=True)
+    )
+    values = (best.values - best.values.mean()) / best.values.std() * np.std(own) + np.mean(own)
+    sigma = (values - gauge.baseline.expected.mean) / gauge.baseline.std
+    fit = LogisticRegression(C=1e6).fit(sigma[:, None], data.positive)
+    return float(fit.coef_[0, 0]), float(fit.intercept_[0])
+
+
+def _card(
+    data: Labelled, best: Trial, trials: Sequence[Trial], folds: Sequence[np.ndarray], label: str, threshold: float,
+    seed: int,
+) -> dict[str, Any]:  # fmt: skip
+    words = bag_of_words(data.texts, data.positive, folds)
+    length = np.array([float(len(t)) for t in data.texts])
+    low, high = interval(best.values, data.positive, data.group, seed)
+    return {
+        "label": label, "threshold": threshold, "turns": len(data.positive), "positive": int(data.positive.sum()),
+        "conversations": len(set(data.group.tolist())), "models": list(data.writers),
+        "layers": [data.layers[k] for k in best.layers], "strength": best.strength,
+        "auc": round(best.auc, 4), "auc_low": round(low, 4), "auc_high": round(high, 4),
+        "auc_words": round(auc(words, data.positive), 4), "auc_length": round(auc(length, data.positive), 4),
+        "choice": f"best of {len(trials)} choices of layers and strength by cross-validation grouped by conversation, "
+                  f"so its AUC is a little flattered",
+        "transfer": _transfer(data, best),
+    }  # fmt: skip
+
+
+def _transfer(data: Labelled, best: Trial) -> list[dict[str, Any]]:
+    """Fitted without one model's answers, tested on them; beside it the bag of words on the same split."""
+    rows = []
+    for w, writer in enumerate(data.writers):
+        out = data.writer == w
+        both = [set(data.positive[side].tolist()) == {True, False} for side in (out, ~out)]
+        if len(data.writers) < 2 or not all(both):
+            continue
+        found = [
+            fit_probe(data.means[~out, k], data.positive[~out], best.strength).logits(data.means[out, k])
+            for k in best.layers
+        ]
+        values = np.mean([f / f.std() for f in found], axis=0)
+        words = bag_of_words(data.texts, data.positive, [np.flatnonzero(out)])[out]
+        rows.append(
+            {"left_out": writer, "turns": int(out.sum()), "positive": int(data.positive[out].sum()),
+             "auc": round(auc(values, data.positive[out]), 4), "auc_words": round(auc(words, data.positive[out]), 4)}
+        )  # fmt: skip
+    return rows

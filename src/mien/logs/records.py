@@ -1,0 +1,68 @@
+"""What the readers of logs give, and what a user may tell them about a table. No format is known here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from mien.records import Message
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedConversation:
+    """One conversation of a log."""
+
+    id: str
+    """The record's own id, or `<file name>:<line>`. Not made unique: logs do repeat ids."""
+    messages: tuple[Message, ...]
+    """What was said by system, user and assistant: at least one, none of them empty, no lone surrogates."""
+    indices: tuple[int, ...]
+    """For each of `messages`, its 0-based index in the record's own list, which counts tool and empty messages too."""
+    model: str | None
+    """Model that wrote the answers, as the log names it."""
+    time: str | None
+    """When it began, ISO 8601 in UTC, to the second."""
+    source: str
+    """The file, as given; for a file found in a folder, the folder as given with the way to the file."""
+    line: int
+    """Where it begins, from 1: a line in JSONL, CSV and plain text, an ordinal in the other formats."""
+    turn_labels: tuple[tuple[int, Mapping[str, float]], ...] = ()
+    """Labels that came with the record: `(index in the record's own list, {label: intensity})`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """A record that could not be read."""
+
+    source: str
+    """As in `LoggedConversation`."""
+    line: int
+    """As in `LoggedConversation`."""
+    reason: str
+    """One short phrase, such as `it is not JSON: Expecting value (column 3)`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """Names of a table's columns. What is None is guessed from usual names; names given must be in the table.
+
+    A row is a message (`conversation`, `role`, `content`), a conversation (`messages`), or one exchange (`prompt`,
+    `response`).
+    """
+
+    conversation: str | None = None
+    """Id of the conversation; where a row is a message, the rows of a conversation follow one another."""
+    role: str | None = None
+    """Who speaks."""
+    content: str | None = None
+    """What is said."""
+    model: str | None = None
+    """Model that wrote the answers."""
+    time: str | None = None
+    """When."""
+    messages: str | None = None
+    """All messages of the conversation: JSON text, or a Parquet list of structs."""
+    prompt: str | None = None
+    """What the user asked."""
+    response: str | None = None
+    """What the assistant answered."""

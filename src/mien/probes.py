@@ -1,0 +1,100 @@
+"""Linear probes on pooled activations, cross-validated by group, and the bag of words they must beat.
+
+Shapes: n answers, d width. This file does not know models, logs or gauges.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mien.evidence import auc
+
+Floats = NDArray[np.float64]
+FOLDS = 5
+
+
+@dataclass(frozen=True)
+class Probe:
+    """`logit = <h, weights> + intercept`, on raw activations."""
+
+    weights: Floats
+    """`[d]`."""
+    intercept: float
+
+    def logits(self, h: NDArray[np.float32]) -> Floats:
+        """`[n]` for `[n, d]`."""
+        return np.asarray(h.astype(np.float64) @ self.weights + self.intercept)
+
+
+def fit_probe(h: NDArray[np.float32], positive: NDArray[np.bool_], strength: float) -> Probe:
+    """Logistic regression with an L2 penalty on standardised activations, sides weighed alike.
+
+    Args:
+        strength: inverse of the penalty (scikit-learn's C).
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    x = h.astype(np.float64)
+    centre, spread = x.mean(0), x.std(0) + 1e-6
+    fit = LogisticRegression(C=strength, class_weight="balanced", max_iter=2000).fit((x - centre) / spread, positive)
+    weights = fit.coef_[0] / spread
+    return Probe(weights, float(fit.intercept_[0] - centre @ weights))
+
+
+def grouped_folds(group: NDArray[np.int64], positive: NDArray[np.bool_], seed: int) -> list[NDArray[np.int64]]:
+    """Indices of each fold; a group is in one fold only, and folds hold about the same share of positives."""
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    count = min(FOLDS, len(set(group.tolist())))
+    splitter = StratifiedGroupKFold(count, shuffle=True, random_state=seed)
+    return [test for _, test in splitter.split(np.zeros(len(group)), positive, group)]
+
+
+def cross_fitted(
+    h: NDArray[np.float32], positive: NDArray[np.bool_], folds: Sequence[NDArray[np.int64]], strength: float
+) -> Floats:
+    """Logits of each answer by a probe that saw none of its fold, `[n]`."""
+    values = np.zeros(len(positive))
+    for fold in folds:
+        rest = np.setdiff1d(np.arange(len(positive)), fold)
+        if len(set(positive[rest].tolist())) == 2:
+            values[fold] = fit_probe(h[rest], positive[rest], strength).logits(h[fold])
+    return values
+
+
+def bag_of_words(texts: Sequence[str], positive: NDArray[np.bool_], folds: Sequence[NDArray[np.int64]]) -> Floats:
+    """What words alone say: logistic regression on TF-IDF of words and pairs of words, `[n]`, by the same folds."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+
+    values = np.zeros(len(texts))
+    for fold in folds:
+        rest = np.setdiff1d(np.arange(len(texts)), fold)
+        if len(set(positive[rest].tolist())) < 2:
+            continue
+        words = TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True)
+        try:
+            seen = words.fit_transform([texts[i] for i in rest])
+        except ValueError:  # no word occurs twice
+            continue
+        fit = LogisticRegression(C=10, class_weight="balanced", max_iter=2000).fit(seen, positive[rest])
+        values[fold] = fit.decision_function(words.transform([texts[i] for i in fold]))
+    return values
+
+
+def interval(
+    values: Floats, positive: NDArray[np.bool_], group: NDArray[np.int64], seed: int, times: int = 400
+) -> tuple[float, float]:
+    """95 % interval of the AUC, conversations drawn with replacement."""
+    rng = np.random.default_rng(seed)
+    names, place = np.unique(group, return_inverse=True)
+    draws = []
+    for _ in range(times):
+        weight = np.bincount(rng.integers(0, len(names), len(names)), minlength=len(names))[place].astype(np.float64)
+        draws.append(auc(values, positive, weight))
+    low, high = np.nanquantile(draws, [0.025, 0.975])
+    return float(low), float(high)

@@ -1,0 +1,179 @@
+"""Baselines, alarms and the file of gauges."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mien.errors import FormatError, InputError
+from mien.gauges import Gauge, GaugeSet, Part, Quiet, cusum, fit_baseline, left_at, load_gauges, save_gauges, texture
+from mien.gauges.alarms import LENGTHS, SLACK, find_limits, wilson
+from mien.gauges.texture import NAMES
+
+FLOATS = st.lists(st.floats(-5, 5), max_size=40)
+
+
+def quiet(n: int = 120, seed: int = 0, effect: float = 0.0) -> Quiet:
+    """Conversations of 2 to 9 answers; the length of an answer moves its projection by `effect` sigma an octave."""
+    rng = np.random.default_rng(seed)
+    projections, textures = [], []
+    for _ in range(n):
+        turns = int(rng.integers(2, 10))
+        x = np.stack([texture("word " * int(rng.integers(1, 200)), place) for place in range(1, turns + 1)])
+        projections.append(40 + effect * 3 * x[:, 0] + 3 * rng.standard_normal(turns))
+        textures.append(x)
+    return Quiet(tuple(projections), tuple(textures))
+
+
+@given(FLOATS)
+def test_cusum_is_the_largest_sum_of_a_run_that_ends_here(values: list[float]) -> None:
+    """Page's other form of the same statistic: the largest of the sums of the last m deviations."""
+    z = np.array(values, dtype=np.float64)
+    expected = [max([0.0] + [float((z[j : t + 1] - SLACK).sum()) for j in range(t + 1)]) for t in range(len(z))]
+    np.testing.assert_allclose(cusum(z), expected, atol=1e-9)
+
+
+@given(FLOATS, st.floats(0.1, 20))
+def test_it_left_where_its_deviations_began_to_add_up(values: list[float], limit: float) -> None:
+    z = np.array(values, dtype=np.float64)
+    at = left_at(z, limit)
+    assert (at is None) == (not len(z) or cusum(z).max() <= limit)
+    if at is not None:
+        crossed = int(np.flatnonzero(cusum(z) > limit)[0])
+        assert at <= crossed
+        assert math.isclose(float((z[at : crossed + 1] - SLACK).sum()), float(cusum(z)[crossed]), abs_tol=1e-9)
+
+
+def test_a_missing_value_changes_nothing() -> None:
+    z = np.array([1.0, np.nan, 2.0])
+    np.testing.assert_allclose(cusum(z), [0.5, 0.5, 2.0])
+
+
+def test_limits_keep_their_rates_at_every_length() -> None:
+    rng = np.random.default_rng(0)
+    sequences = [rng.standard_normal(rng.integers(2, 10)) for _ in range(300)]
+    limits = find_limits(sequences, 0.01, 0.05, rng)
+    assert list(limits.conversation) == sorted(limits.conversation)
+    for length in (1, 5, 20, 100):
+        fresh = np.random.default_rng(1).standard_normal((2000, length))
+        rate = np.mean([cusum(z).max() > limits.for_length(length) for z in fresh])
+        assert 0.02 < rate < 0.09, (length, rate)
+    assert np.mean(np.random.default_rng(2).standard_normal(20_000) > limits.turn) < 0.02
+    assert limits.for_length(10**6) == limits.conversation[-1] and len(limits.conversation) == len(LENGTHS)
+
+
+def test_a_baseline_knows_what_length_explains() -> None:
+    base = fit_baseline(quiet(effect=0.5), 1, "here")
+    assert base.std == pytest.approx(3, rel=0.1)
+    assert base.explained > 0.2 and base.effects["length"] > 1
+    assert set(base.effects) == set(NAMES)
+    short, long = texture("word " * 5, 1), texture("word " * 150, 1)
+    raw = 40 + 1.5 * np.array([short[0], long[0]])
+    np.testing.assert_allclose(base.sigma(raw, np.stack([short, long])), [0, 0], atol=0.3)
+    # Beyond what was seen it does not extrapolate.
+    far = texture("word " * 100_000, 1)
+    assert base.expected(far[None])[0] < 40 + 1.5 * long[0] + 3
+
+
+def test_the_rates_that_are_reached_are_near_those_asked_for() -> None:
+    base = fit_baseline(quiet(400), -1, "here", turn_rate=0.02, conversation_rate=0.1)
+    low, high = wilson(base.turn_hits, base.n_turns)
+    assert low < 0.03 and high > 0.01
+    low, high = wilson(base.conversation_hits, base.n_conversations)
+    assert low < 0.13 and high > 0.07
+
+
+@pytest.mark.parametrize("n", [0, 3])
+def test_too_little_traffic(n: int) -> None:
+    with pytest.raises(InputError, match="at least 10 conversations"):
+        fit_baseline(quiet(n), 1, "here")
+
+
+def test_traffic_without_spread() -> None:
+    some = quiet()
+    flat = Quiet(tuple(np.full(len(p), 7.0) for p in some.projections), some.textures)
+    with pytest.raises(InputError, match="no sigma"):
+        fit_baseline(flat, 1, "here")
+
+
+@given(st.text(max_size=400), st.integers(0, 10**6))
+@settings(max_examples=200)
+def test_texture_is_finite_whatever_the_text(text: str, place: int) -> None:
+    values = texture(text, place)
+    assert values.shape == (len(NAMES),) and np.isfinite(values).all()
+    assert (values[1:5] >= 0).all() and (values[1:5] <= 1).all()
+
+
+def test_texture_sees_what_it_names() -> None:
+    values = dict(zip(NAMES, texture("See:\n```py\nx = 1\n```", 4), strict=True))
+    assert values["code"] > 0.5 and values["place"] == 2
+    assert texture("- a\n- b\n- c", 1)[2] == 1
+    assert texture('He said "I shall never again be here in my life" once.', 1)[3] > 0.5
+    assert (
+        texture("你好，世界", 1)[4]
+        == 1
+        > texture("Viele Grüße aus der schönen Stadt am Rhein", 1)[4]
+        > 0
+        == texture("greetings", 1)[4]
+    )
+
+
+def gauges() -> GaugeSet:
+    rng = np.random.default_rng(0)
+    parts = tuple(Part(layer, rng.standard_normal(8).astype(np.float32)) for layer in (1, 3))
+    base = fit_baseline(quiet(), -1, "here")
+    first = Gauge("assistant", "near the Assistant", "low", parts[:1], "axis", base, None, {"verdict": "usable"})
+    return GaugeSet("m", "f" * 64, 8, (first, Gauge("two", "t", "high", parts, "fitted", base, (2.0, -1.0))))
+
+
+def test_a_file_gives_back_what_went_in(tmp_path: Path) -> None:
+    before = gauges()
+    path = save_gauges(before, tmp_path / "g.safetensors")
+    after = load_gauges(path)
+    for a, b in zip(before.gauges, after.gauges, strict=True):
+        assert replace(a, parts=()) == replace(b, parts=())
+        for p, q in zip(a.parts, b.parts, strict=True):
+            assert (p.layer, p.of) == (q.layer, q.of)
+            np.testing.assert_array_equal(p.vector, q.vector)
+    assert save_gauges(after, tmp_path / "h").read_bytes() == path.read_bytes()
+    save_gauges(before, tmp_path / "half", half=True)
+    np.testing.assert_allclose(load_gauges(tmp_path / "half").gauges[1].parts[0].vector,
+                               before.gauges[1].parts[0].vector, rtol=1e-3)  # fmt: skip
+
+
+def test_two_gauges_of_one_name_are_refused(tmp_path: Path) -> None:
+    one = gauges()
+    with pytest.raises(InputError, match="assistant"):
+        save_gauges(replace(one, gauges=one.gauges[:1] * 2), tmp_path / "g")
+    assert not list(tmp_path.iterdir())
+
+
+def test_files_that_are_none(tmp_path: Path) -> None:
+    good = save_gauges(gauges(), tmp_path / "g").read_bytes()
+    from safetensors.numpy import save
+
+    bad = [b"", b"hello", good[:100], good[:-8], save({"a": np.zeros(3)}), good.replace(b'\\"version\\": 1', b'\\"version\\": 9'),
+           good.replace(b"\\\"side\\\": \\\"low\\\"", b"\\\"side\\\": \\\"odd\\\"")]  # fmt: skip
+    for i, data in enumerate(bad):
+        path = tmp_path / f"bad{i}"
+        path.write_bytes(data)
+        with pytest.raises(FormatError):
+            load_gauges(path)
+    with pytest.raises(FormatError, match="cannot be read"):
+        load_gauges(tmp_path / "nowhere")
+    nan = gauges()
+    nan.gauges[0].parts[0].vector[0] = np.nan
+    with pytest.raises(FormatError, match="cannot be used"):
+        load_gauges(save_gauges(nan, tmp_path / "nan"))
+
+
+def test_probability_rises_with_sigma() -> None:
+    gauge = gauges().gauges[1]
+    assert gauge.chance(0.5) == pytest.approx(0.5) and gauge.chance(math.nan) is None
+    assert gauges().gauges[0].chance(1.0) is None
