@@ -192,6 +192,12 @@ def test_a_document_that_is_one_list_of_messages(tmp_path: Path) -> None:
     assert (said(found), found.indices) == (PAIR, (1, 3))
 
 
+def test_an_array_that_calls_itself_lines(tmp_path: Path) -> None:
+    for indent in (None, 1):
+        text = json.dumps([{"id": "a", "messages": [USER]}, {"id": "b", "messages": [BOT]}], indent=indent)
+        assert outline(all_of(put(tmp_path, "a.jsonl", text + "\n"))) == [(1, "a"), (2, "b")]
+
+
 def test_an_object_that_wraps_records(tmp_path: Path) -> None:
     wrapped = {
         "version": 1,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -91,15 +90,13 @@ class TestLibrary:
         assert [role.name for role in library.roles if role.description.endswith(".")] == []
         assert max(len(question.split()) for question in library.questions) <= 15
 
-    def test_no_way_does_for_another_role(self) -> None:
-        """A template filled in with names would leave the same sentence once the names are out."""
-        library = load_roles()
-        bare: dict[str, str] = {}
-        for role in library.roles:
+    def test_is_no_template_filled_in_with_names(self) -> None:
+        """Less its opening, which says who is meant, each way is still one that no other role has."""
+        seen: dict[str, str] = {}
+        for role in load_roles().roles:
             for way in role.ways:
-                rest = re.sub(r"^(?:you are|be|pretend to be|talk like|speak as) [^.:,]*[.:,]", "", way.casefold())
-                assert len(rest.split()) >= 2, f"{role.name}: {way}"
-                assert bare.setdefault(rest, role.name) == role.name
+                rest = " ".join(way.casefold().split()[-6:])
+                assert seen.setdefault(rest, way) == way
 
     @pytest.mark.parametrize("n", [3, 6, 10, 20, 40, 80, 120])
     def test_any_prefix_is_a_good_spread(self, n: int) -> None:

@@ -14,7 +14,8 @@ from typing import IO
 from zipfile import ZipFile
 
 from mien.logs.document import header_of, read_document
-from mien.logs.found import MAX_RECORD, Cut, Defaults, Item, Unreadable
+from mien.logs.found import Cut, Defaults, Item, Unreadable
+from mien.logs.pull import Pull
 from mien.logs.shapes import decode
 from mien.logs.streams import guarded
 
@@ -69,7 +70,7 @@ def _defaults(archive: ZipFile) -> Defaults:
     for name in _HEADERS:
         try:
             with _opened(archive, name) as stream:
-                value = decode(stream.read(MAX_RECORD))
+                value = decode(Pull(stream).value() or b"")
         except (Cut, Unreadable):
             continue
         header = value.get("eval") if isinstance(value, dict) else None

@@ -65,7 +65,8 @@ def _json_kind(head: bytes, whole: bool, promised: str | None) -> str | None:
     complete = _lines(head, whole)
     first = complete[0] if complete else b""
     if _is_json(first):
-        return "jsonl" if promised == "jsonl" or len(complete) > 1 or not whole else "json"
+        by_line = len(complete) > 1 or not whole or (promised == "jsonl" and first.startswith(b"{"))
+        return "jsonl" if by_line else "json"
     if promised == "jsonl" and first not in (b"[", b"{"):
         return "jsonl"
     if first.startswith(b"{") and _has_json_line(head):
