@@ -65,13 +65,15 @@ def test_limits_keep_their_rates_at_every_length() -> None:
         rate = np.mean([cusum(z).max() > limits.for_length(length) for z in fresh])
         assert 0.02 < rate < 0.09, (length, rate)
     assert np.mean(np.random.default_rng(2).standard_normal(20_000) > limits.turn) < 0.02
-    assert limits.for_length(10**6) == limits.conversation[-1] and len(limits.conversation) == len(LENGTHS)
+    assert limits.for_length(10**6) == limits.conversation[-1]
+    assert len(limits.conversation) == len(LENGTHS)
 
 
 def test_a_baseline_knows_what_length_explains() -> None:
     base = fit_baseline(quiet(effect=0.5), 1, "here")
     assert base.std == pytest.approx(3, rel=0.1)
-    assert base.explained > 0.2 and base.effects["length"] > 1
+    assert base.explained > 0.2
+    assert base.effects["length"] > 1
     assert set(base.effects) == set(NAMES)
     short, long = texture("word " * 5, 1), texture("word " * 150, 1)
     raw = 40 + 1.5 * np.array([short[0], long[0]])
@@ -84,9 +86,11 @@ def test_a_baseline_knows_what_length_explains() -> None:
 def test_the_rates_that_are_reached_are_near_those_asked_for() -> None:
     base = fit_baseline(quiet(400), -1, "here", turn_rate=0.02, conversation_rate=0.1)
     low, high = wilson(base.turn_hits, base.n_turns)
-    assert low < 0.03 and high > 0.01
+    assert low < 0.03
+    assert high > 0.01
     low, high = wilson(base.conversation_hits, base.n_conversations)
-    assert low < 0.13 and high > 0.07
+    assert low < 0.13
+    assert high > 0.07
 
 
 @pytest.mark.parametrize("n", [0, 3])
@@ -106,13 +110,16 @@ def test_traffic_without_spread() -> None:
 @settings(max_examples=200)
 def test_texture_is_finite_whatever_the_text(text: str, place: int) -> None:
     values = texture(text, place)
-    assert values.shape == (len(NAMES),) and np.isfinite(values).all()
-    assert (values[1:5] >= 0).all() and (values[1:5] <= 1).all()
+    assert values.shape == (len(NAMES),)
+    assert np.isfinite(values).all()
+    assert (values[1:5] >= 0).all()
+    assert (values[1:5] <= 1).all()
 
 
 def test_texture_sees_what_it_names() -> None:
     values = dict(zip(NAMES, texture("See:\n```py\nx = 1\n```", 4), strict=True))
-    assert values["code"] > 0.5 and values["place"] == 2
+    assert values["code"] > 0.5
+    assert values["place"] == 2
     assert texture("- a\n- b\n- c", 1)[2] == 1
     assert texture('He said "I shall never again be here in my life" once.', 1)[3] > 0.5
     assert (
@@ -158,7 +165,8 @@ def test_files_that_are_none(tmp_path: Path) -> None:
     good = save_gauges(gauges(), tmp_path / "g").read_bytes()
     from safetensors.numpy import save
 
-    bad = [b"", b"hello", good[:100], good[:-8], save({"a": np.zeros(3)}), good.replace(b'\\"version\\": 1', b'\\"version\\": 9'),
+    bad = [b"", b"hello", good[:100], good[:-8], save({"a": np.zeros(3)}),
+           good.replace(b'\\"version\\": 1', b'\\"version\\": 9'),
            good.replace(b"\\\"side\\\": \\\"low\\\"", b"\\\"side\\\": \\\"odd\\\"")]  # fmt: skip
     for i, data in enumerate(bad):
         path = tmp_path / f"bad{i}"
@@ -175,5 +183,6 @@ def test_files_that_are_none(tmp_path: Path) -> None:
 
 def test_probability_rises_with_sigma() -> None:
     gauge = gauges().gauges[1]
-    assert gauge.chance(0.5) == pytest.approx(0.5) and gauge.chance(math.nan) is None
+    assert gauge.chance(0.5) == pytest.approx(0.5)
+    assert gauge.chance(math.nan) is None
     assert gauges().gauges[0].chance(1.0) is None

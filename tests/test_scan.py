@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-import tiny
 
+import tiny
 from mien.engines.hf import HfEngine
 from mien.errors import InputError, RunError
 from mien.gauges import Gauge, GaugeSet, Part, cusum, texture
@@ -117,18 +117,22 @@ def test_every_number_worked_out_anew(gauges: GaugeSet, tmp_path: Path) -> None:
         limit = gauge.baseline.limits.for_length(len(z))
         over = bool(cusum(np.array(z)).max() > limit)
         assert by_key[record.id, 1, "loud"]["drifted"] == over
-    assert summary["conversations"] == 21 and summary["turns"] == 20 * 3 + 14
+    assert summary["conversations"] == 21
+    assert summary["turns"] == 20 * 3 + 14
 
 
 def test_the_drifting_conversation_is_found_where_it_left(gauges: GaugeSet, tmp_path: Path) -> None:
     summary = scan([logs(tmp_path)], reader(), tmp_path / "out", gauges=chosen(gauges, ["loud"]))
     worst = summary["worst"][0]
     assert (worst["conversation"], worst["gauge"], worst["line"]) == ("c100", "loud", 21)
-    assert worst["left_at"] in (11, 13, 15) and worst["score"] > 2
-    assert summary["drifted"] >= 1 and summary["gauges"][0]["drifted"] == summary["drifted"]
+    assert worst["left_at"] in (11, 13, 15)
+    assert worst["score"] > 2
+    assert summary["drifted"] >= 1
+    assert summary["gauges"][0]["drifted"] == summary["drifted"]
     assert json.loads((tmp_path / "out" / "summary.json").read_text()) == summary
     page = (tmp_path / "out" / "report.html").read_text()
-    assert "c100" in page and "RED" in page
+    assert "c100" in page
+    assert "RED" in page
 
 
 def test_it_goes_on_with_what_is_new(gauges: GaugeSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,13 +147,15 @@ def test_it_goes_on_with_what_is_new(gauges: GaugeSet, tmp_path: Path, monkeypat
     assert read == [0, 1, 2, 3, 4]
     files = {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir() if p.is_file()}
     again = scan([path], reader(), tmp_path / "out", gauges=gauges)
-    assert read == [0, 1, 2, 3, 4] and again == first
+    assert read == [0, 1, 2, 3, 4]
+    assert again == first
     assert files == {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir() if p.is_file()}
     with path.open("a") as file:
         file.write(json.dumps(talk(2, 200)) + "\n")
     (tmp_path / "out" / "run" / "chunk-000001.jsonl").unlink()
     third = scan([path], reader(), tmp_path / "out", gauges=gauges)
-    assert read[5:] == [1, 4] and third["conversations"] == 22
+    assert read[5:] == [1, 4]
+    assert third["conversations"] == 22
     shorter = write_log(tmp_path / "short.jsonl", [talk(3, 40)])
     assert scan([shorter], reader(), tmp_path / "out", gauges=gauges)["conversations"] == 1
 
@@ -181,7 +187,8 @@ def test_whatever_logs_hold(gauges: GaugeSet, tmp_path: Path) -> None:
             {"role": "user", "content": "a"}, {"role": "tool", "content": "x"},
             {"role": "assistant", "content": "tea owl fig"},
         ]},
-        "{broken", "[]", "7", '{"id": "\\ud800", "messages": [{"role": "assistant", "content": "tea \\ud800 \\u0000"}]}',
+        "{broken", "[]", "7",
+        '{"id": "\\ud800", "messages": [{"role": "assistant", "content": "tea \\ud800 \\u0000"}]}',
         {"id": "<script>alert(1)</script>", "messages": [{"role": "user", "content": "</script>"},
                                                          {"role": "assistant", "content": "<img src=x> </script>"}]},
     ]  # fmt: skip
@@ -189,8 +196,11 @@ def test_whatever_logs_hold(gauges: GaugeSet, tmp_path: Path) -> None:
     rows = rows_of(tmp_path / "out")
     assert {(r["conversation"], r["message_index"]) for r in rows if r["conversation"] == "tools"} == {("tools", 2)}
     first = next(r for r in rows if r["conversation"] == "answer first" and r["gauge"] == "odd")
-    assert first["projection"] is None and first["sigma"] is None and first["alarm"] is False
-    assert summary["skipped"] == 4 and summary["conversations"] == 4
+    assert first["projection"] is None
+    assert first["sigma"] is None
+    assert first["alarm"] is False
+    assert summary["skipped"] == 4
+    assert summary["conversations"] == 4
     assert [s["line"] for s in summary["skipped_records"]][:3] == [4, 5, 6]
     assert any("no message of an assistant" in s["reason"] for s in summary["skipped_records"])
     assert "<script>alert(1)" not in (tmp_path / "out" / "report.html").read_text()

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import random_models
-import tiny
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import random_models
+import tiny
 from mien.chat import Chat
 from mien.engines.hf import HfEngine
 from mien.engines.hf_turns import read_turns, segments
@@ -86,7 +86,7 @@ def test_a_long_conversation_is_read_in_segments_each_token_once() -> None:
     for i, (start, end) in enumerate(parts.spanned.spans):
         np.testing.assert_allclose(parts.means[i, 0].sum(), parts.tokens[start:end, 0].mean(), rtol=1e-3, atol=1e-3)
     # What lies beyond the context is not seen, so later turns differ, though not by much.
-    assert 0 < np.abs(parts.tokens - whole.tokens).max()
+    assert np.abs(parts.tokens - whole.tokens).max() > 0
 
 
 @given(st.lists(st.integers(0, 400), max_size=40), st.integers(16, 300), st.integers(1, 100))

@@ -155,7 +155,8 @@ def play(roles: RoleSet, engine: Engine, sampling: Sampling, seed: int, run: Run
              for q in range(len(roles.questions))]  # fmt: skip
     plays += [Play(None, q, way) for q in range(len(roles.questions)) for way in range(len(roles.default_ways))]
     requests = [
-        WriteRequest(p.key, ask(roles.questions[p.question], _way(roles, p, engine)), seed_of(seed, p.key)) for p in plays
+        WriteRequest(p.key, ask(roles.questions[p.question], _way(roles, p, engine)), seed_of(seed, p.key))
+        for p in plays
     ]
     show.begin(f"{len(roles.roles)} roles x {len(roles.questions)} questions: writing and reading", len(requests))
     rollouts = write_rollouts(engine, requests, sampling, run.stage("answers"), show)

@@ -20,7 +20,7 @@ from mien.gauges import Gauge, GaugeSet, Part
 from mien.jobs.baseline import set_baseline
 from mien.logs import LoggedConversation, read_logs
 from mien.models import Model
-from mien.probes import Probe, bag_of_words, cross_fitted, fit_probe, grouped_folds, interval
+from mien.probes import bag_of_words, cross_fitted, fit_probe, grouped_folds, interval
 from mien.progress import Progress, Silent
 from mien.scanning.turn_means import labelled_means
 from mien.spec import slug
@@ -29,8 +29,10 @@ Floats = NDArray[np.float64]
 
 MIN_SIDE = 15
 """Fewest turns with the label, and without it, that a gauge is fitted to."""
-STRENGTHS = (0.0001, 0.001, 0.01)
+STRENGTHS = (0.0003, 0.001, 0.003, 0.01)
 """Inverse strengths of the L2 penalty that are tried, after standardising."""
+WITHIN = 0.01
+"""AUC that a stronger penalty may cost: it transfers better to models that nobody has labelled."""
 
 
 @dataclass(frozen=True)
@@ -75,42 +77,76 @@ def fit_gauge(
     show = progress or Silent()
     data = gather(paths, label, threshold, model, show)
     folds = grouped_folds(data.group, data.positive, seed)
+    judged_on = _writers_out(data) or folds
     show.begin("fitting", len(STRENGTHS))
     trials = []
     for done, strength in enumerate(STRENGTHS, 1):
-        found = [cross_fitted(data.means[:, k], data.positive, folds, strength) for k in range(len(data.layers))]
-        trials += _trials(data, found, strength)
+        trials += _trials(data, folds, judged_on, strength)
         show.advance(done)
-    best = max(trials, key=lambda t: (t.auc, -len(t.layers)))
+    best = choose(trials)
     gauge = _gauge(data, best, name or slug(label), label, threshold)
     reader = GaugeSet(model.info.id, model.info.fingerprint, model.info.d_model, (gauge,))
     (gauge,) = set_baseline(reader, model, baseline, progress=show).gauges
-    gauge = replace(gauge, probability=_curve(gauge, data, best), evidence=_card(data, best, trials, folds, label,
-                                                                               threshold, seed))  # fmt: skip
+    gauge = replace(gauge, probability=_curve(gauge, data, best))
+    gauge = replace(gauge, evidence=_card(data, best, trials, folds, label, threshold, seed))
     return replace(reader, gauges=(gauge,))
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One choice of layers and strength, with its out-of-fold values."""
+    """One choice of layers and strength, with its values on conversations left out."""
 
     layers: tuple[int, ...]
     """Places in `Labelled.layers`."""
     strength: float
     auc: float
+    """On conversations left out."""
+    judged: float
+    """What it is chosen by: the AUC on models left out where there are several, else the same."""
     values: Floats
 
 
-def _trials(data: Labelled, found: Sequence[Floats], strength: float) -> list[Trial]:
+def choose(trials: Sequence[Trial]) -> Trial:
+    """Of the trials nearly as good as the best, the strongest penalty, then the most layers."""
+    top = max(t.judged for t in trials)
+    return min((t for t in trials if t.judged >= top - WITHIN), key=lambda t: (t.strength, -len(t.layers), -t.judged))
+
+
+def _writers_out(data: Labelled) -> list[NDArray[np.int64]]:
+    """One fold a model, where there are several with turns of both kinds."""
+    sides = [data.writer == w for w in range(len(data.writers))]
+    good = [s for s in sides if len(set(data.positive[s].tolist())) == len(set(data.positive[~s].tolist())) == 2]
+    return [np.flatnonzero(s) for s in good] if len(good) > 1 else []
+
+
+def _trials(
+    data: Labelled, folds: Sequence[NDArray[np.int64]], judged_on: Sequence[NDArray[np.int64]], strength: float
+) -> list[Trial]:
     """Every layer alone, and bands of layers whose probes are averaged."""
-    n = len(found)
+    n = len(data.layers)
+
+    def values_by(parts: Sequence[NDArray[np.int64]]) -> list[Floats]:
+        return [cross_fitted(data.means[:, k], data.positive, parts, strength) for k in range(n)]
+
+    by_conversation = values_by(folds)
+    by_writer = by_conversation if judged_on is folds else values_by(judged_on)
     bands: list[tuple[int, ...]] = [(k,) for k in range(n)]
     bands += [tuple(range(a, b)) for a, b in ((0, n), (0, 2 * n // 3), (n // 3, n), (n // 4, 3 * n // 4)) if b - a > 1]
     rows = []
     for band in dict.fromkeys(bands):
-        values = np.mean([found[k] / found[k].std() for k in band], axis=0)
-        rows.append(Trial(band, strength, auc(values, data.positive), values))
+        values = np.mean([by_conversation[k] / by_conversation[k].std() for k in band], axis=0)
+        found = auc(values, data.positive)
+        rows.append(Trial(band, strength, found, _judged(data, judged_on, by_writer, band) or found, values))
     return rows
+
+
+def _judged(data: Labelled, parts: Sequence[NDArray[np.int64]], found: Sequence[Floats], band: Sequence[int]) -> float:
+    """Mean AUC within each part: values of different fits are not on one scale."""
+    aucs = []
+    for part in parts:
+        values = np.mean([found[k][part] / max(float(found[k][part].std()), 1e-12) for k in band], axis=0)
+        aucs.append(auc(values, data.positive[part]))
+    return float(np.nanmean(aucs)) if not np.isnan(aucs).all() else 0.0
 
 
 def gather(paths: Sequence[str | Path], label: str, threshold: float, model: Model, show: Progress) -> Labelled:
@@ -177,13 +213,14 @@ def _check(label: str, known: set[str], positive: list[bool], groups: int, thres
 
 
 def _gauge(data: Labelled, best: Trial, name: str, label: str, threshold: float) -> Gauge:
-    """The chosen probe, fitted on everything: one vector a layer, so that their sum is the mean of their logits."""
-    probes: list[tuple[int, Probe]] = [
-        (data.layers[k], fit_probe(data.means[:, k], data.positive, best.strength)) for k in best.layers
-    ]
-    parts = tuple(Part(layer, (p.weights / len(probes)).astype(np.float32)) for layer, p in probes)
+    """The chosen probe, fitted on everything: one vector a layer, their sum being the mean of standardised logits."""
+    parts = []
+    for k in best.layers:
+        probe = fit_probe(data.means[:, k], data.positive, best.strength)
+        size = float(probe.logits(data.means[:, k]).std()) * len(best.layers)
+        parts.append(Part(data.layers[k], (probe.weights / size).astype(np.float32)))
     description = f"how much an answer is like those labelled {label!r} at {threshold:g} or more"
-    return Gauge(name, description, "high", parts, kind="fitted")
+    return Gauge(name, description, "high", tuple(parts), kind="fitted")
 
 
 def _curve(gauge: Gauge, data: Labelled, best: Trial) -> tuple[float, float]:
@@ -213,8 +250,8 @@ def _card(
         "layers": [data.layers[k] for k in best.layers], "strength": best.strength,
         "auc": round(best.auc, 4), "auc_low": round(low, 4), "auc_high": round(high, 4),
         "auc_words": round(auc(words, data.positive), 4), "auc_length": round(auc(length, data.positive), 4),
-        "choice": f"best of {len(trials)} choices of layers and strength by cross-validation grouped by conversation, "
-                  f"so its AUC is a little flattered",
+        "choice": f"one of {len(trials)} choices of layers and strength, chosen by AUC on "
+                  f"{'models' if len(data.writers) > 1 else 'conversations'} left out, which flatters a little",
         "transfer": _transfer(data, best),
     }  # fmt: skip
 

@@ -1,0 +1,177 @@
+"""Gauges from labelled turns: what is fitted, what it is compared with, and what it then says in a scan."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+import tiny
+from mien.errors import InputError
+from mien.evidence import auc
+from mien.gauges import GaugeSet, load_gauges, save_gauges
+from mien.jobs.fit import Trial, choose, fit_gauge
+from mien.jobs.scan import scan
+from mien.probes import bag_of_words, cross_fitted, fit_probe, grouped_folds, interval
+from test_scan import reader, talk, write_log
+
+
+def labelled(n: int, seed: int, models: int = 2) -> list[dict[str, Any]]:
+    """Conversations in which some answers shout; nothing but their capitals tells them."""
+    chance = random.Random(seed)
+    records = []
+    for i in range(n):
+        record = talk(5, 1000 * seed + i)
+        record["model"] = f"m{i % models}"
+        record["turn_labels"] = []
+        for at in range(1, 10, 2):
+            loud = chance.random() < 0.4
+            if loud:
+                record["messages"][at]["content"] = record["messages"][at]["content"].upper()
+            record["turn_labels"].append(
+                {"message_index": at, "labels": {"shouting": 3.0 * loud, "late": float(at > 5) * 5}}
+            )
+        records.append(record)
+    return records
+
+
+@pytest.fixture(scope="module")
+def quiet(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_log(tmp_path_factory.mktemp("q") / "quiet.jsonl", [talk(4, seed) for seed in range(20)])
+
+
+@pytest.fixture(scope="module")
+def fitted(quiet: Path, tmp_path_factory: pytest.TempPathFactory) -> GaugeSet:
+    log = write_log(tmp_path_factory.mktemp("l") / "labels.jsonl", labelled(24, 1))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MIEN_CACHE", str(tmp_path_factory.mktemp("cache")))
+        return fit_gauge([log], "shouting", reader(), baseline=[quiet])
+
+
+def test_its_card_tells_how_it_was_tested(fitted: GaugeSet) -> None:
+    card = fitted.gauges[0].evidence
+    assert (card["turns"], card["conversations"], card["models"]) == (120, 24, ["m0", "m1"])
+    assert 30 < card["positive"] < 70
+    assert card["auc"] > 0.95
+    assert card["auc_low"] <= card["auc"] <= card["auc_high"]
+    assert card["auc_words"] < 0.7, "the bag of words does not see capitals"
+    assert [t["left_out"] for t in card["transfer"]] == ["m0", "m1"]
+    assert all(t["auc"] > 0.9 > t["auc_words"] for t in card["transfer"])
+
+
+def test_it_reads_other_conversations(fitted: GaugeSet, tmp_path: Path) -> None:
+    fresh = labelled(10, 2)
+    gauges = load_gauges(save_gauges(fitted, tmp_path / "g"))
+    scan([write_log(tmp_path / "new.jsonl", fresh)], reader(), tmp_path / "out", gauges=gauges)
+    rows = {
+        (r["conversation"], r["message_index"]): r
+        for r in pq.read_table(tmp_path / "out" / "turns.parquet").to_pylist()
+    }
+    truth, chance = [], []
+    for record in fresh:
+        for turn in record["turn_labels"]:
+            truth.append(turn["labels"]["shouting"] >= 2)
+            chance.append(rows[record["id"], turn["message_index"]]["probability"])
+    assert auc(np.array(chance), np.array(truth)) > 0.95
+    assert np.mean(np.array(chance)[truth]) > 0.6 > 0.4 > np.mean(np.array(chance)[~np.array(truth)])
+
+
+@pytest.mark.parametrize(
+    ("label", "threshold", "n", "says"),
+    [
+        ("singing", 2, 24, "the labels are: late, shouting"),
+        ("shouting", 99, 24, "0 turns have 'shouting' at 99 or more"),
+        ("shouting", 2, 3, "at least"),
+    ],
+)
+def test_labels_that_do_not_do(
+    label: str, threshold: float, n: int, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MIEN_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(InputError, match=says):
+        fit_gauge([write_log(tmp_path / "l.jsonl", labelled(n, 1))], label, reader(), threshold=threshold)
+
+
+def test_logs_without_labels(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="turn_labels"):
+        fit_gauge([write_log(tmp_path / "l.jsonl", [talk(3, 1)])], "x", reader())
+
+
+def test_reading_again_comes_from_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mien.logs import LoggedConversation, read_logs
+    from mien.scanning import turn_means
+
+    monkeypatch.setenv("MIEN_CACHE", str(tmp_path / "cache"))
+    (record,) = read_logs([write_log(tmp_path / "l.jsonl", labelled(1, 1))])
+    assert isinstance(record, LoggedConversation)
+    first, tokens = turn_means.labelled_means(reader(), record, [1, 3], [0, 2])
+    monkeypatch.setattr(turn_means, "read_turns", None)
+    again, none = turn_means.labelled_means(reader(), record, [1, 3], [0, 2])
+    assert tokens > 0 == none
+    np.testing.assert_array_equal(first, again)
+
+
+def test_a_probe_is_logistic_regression_on_standardised_activations() -> None:
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    rng = np.random.default_rng(0)
+    h = (rng.standard_normal((80, 12)) * np.arange(1, 13)).astype(np.float32)
+    y = h[:, 0] + h[:, 1] > 0
+    reference = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, class_weight="balanced", max_iter=2000))
+    expected = reference.fit(h.astype(np.float64), y).decision_function(h.astype(np.float64))
+    np.testing.assert_allclose(fit_probe(h, y, 0.01).logits(h), expected, atol=1e-4)
+
+
+def test_folds_keep_groups_together_and_see_nothing_of_themselves() -> None:
+    rng = np.random.default_rng(0)
+    group = np.repeat(np.arange(12), 8)
+    positive = rng.random(96) < 0.3
+    folds = grouped_folds(group, positive, 0)
+    assert sorted(np.concatenate(folds).tolist()) == list(range(96))
+    assert all(set(group[f]).isdisjoint(group[np.setdiff1d(np.arange(96), f)]) for f in folds)
+    # Labels that are noise must not be found again: each group has a mark of its own that a leak would learn.
+    marks = np.eye(12, dtype=np.float32)[group] * 9
+    noise = (rng.random(12) < 0.5)[group]
+    assert auc(cross_fitted(marks, noise, folds, 1.0), noise) < 0.65
+
+
+def test_the_bag_of_words_learns_words() -> None:
+    texts = [f"tea number {i}" if i % 2 else f"ink number {i}" for i in range(40)]
+    y = np.array([bool(i % 2) for i in range(40)])
+    assert auc(bag_of_words(texts, y, np.array_split(np.arange(40), 4)), y) == 1
+    assert bag_of_words(["a", "b", "c", "d"], y[:4], [np.array([0, 1]), np.array([2, 3])]).tolist() == [0] * 4
+
+
+def test_an_interval_is_wider_with_fewer_groups() -> None:
+    rng = np.random.default_rng(0)
+    y = rng.random(200) < 0.5
+    values = y + rng.standard_normal(200)
+    low, high = interval(values, y, np.arange(200), 0)
+    assert low < auc(values, y) < high
+    few = interval(values + np.repeat(rng.standard_normal(8), 25), y, np.repeat(np.arange(8), 25), 0)
+    assert few[1] - few[0] > high - low
+
+
+def test_the_stronger_penalty_wins_where_it_costs_little() -> None:
+    none = np.zeros(0)
+    trials = [Trial((0,), 0.01, 0.9, 0.9, none), Trial((0,), 0.001, 0.895, 0.895, none),
+              Trial((0, 1), 0.001, 0.894, 0.894, none), Trial((0,), 0.0003, 0.8, 0.8, none)]  # fmt: skip
+    assert choose(trials) is trials[2]
+
+
+def test_the_command_writes_a_file_and_says_how_good_it_is(fitted: GaugeSet) -> None:
+    from mien.cli.gauge_command import text_of
+
+    text = text_of(fitted.gauges[0], Path("g"))
+    assert "bag of words" in text
+    assert "without m0" in text
+    assert "it beats the words" in text
+    assert json.dumps(fitted.gauges[0].evidence)
+    assert tiny.WORDS
