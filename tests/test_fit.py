@@ -104,14 +104,14 @@ def test_logs_without_labels(tmp_path: Path) -> None:
 
 def test_reading_again_comes_from_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from mien.logs import LoggedConversation, read_logs
-    from mien.scanning import turn_means
+    from mien.scanning import message_means as of_messages
 
     monkeypatch.setenv("MIEN_CACHE", str(tmp_path / "cache"))
     (record,) = read_logs([write_log(tmp_path / "l.jsonl", labelled(1, 1))])
     assert isinstance(record, LoggedConversation)
-    first, tokens = turn_means.labelled_means(reader(), record, [1, 3], [0, 2])
-    monkeypatch.setattr(turn_means, "read_turns", None)
-    again, none = turn_means.labelled_means(reader(), record, [1, 3], [0, 2])
+    first, tokens = of_messages.message_means(reader(), record, [1, 3], [0, 2])
+    monkeypatch.setattr(of_messages, "read_turns", None)
+    again, none = of_messages.message_means(reader(), record, [1, 3], [0, 2])
     assert tokens > 0 == none
     np.testing.assert_array_equal(first, again)
 

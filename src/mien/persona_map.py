@@ -67,7 +67,7 @@ def split_half_roles(
     answers, so that nothing is shared.
 
     Args:
-        default_halves: `[2, l, d]` mean of the default's answers to each half of the questions.
+        default_halves: `[2, l, d]` mean of each half of the default's answers.
         roles: `[r, l, d]`.
     """
     found = []

@@ -51,7 +51,7 @@ def command(
     """
     needed = author == "endpoint" or judge == "endpoint"
     remote = _endpoint(endpoint, endpoint_model, endpoint_timeout, endpoint_price) if needed else None
-    trait = _trait(sentence, spec, name, remote if author == "endpoint" else None)
+    trait = trait_of(sentence, spec, name, remote if author == "endpoint" else None)
 
     from mien.engines.hf import HfEngine
     from mien.home import folder_for
@@ -93,7 +93,7 @@ def _spent(endpoint: Endpoint) -> str:
     )
 
 
-def _trait(sentence: str | None, spec: str | None, name: str | None, author: Endpoint | None) -> TraitSpec:
+def trait_of(sentence: str | None, spec: str | None, name: str | None, author: Endpoint | None) -> TraitSpec:
     from dataclasses import replace
 
     from mien.authors import author_from_endpoint, author_from_templates

@@ -58,6 +58,38 @@ def fit(
     emit({"out": str(out), "name": gauge.name, **gauge.evidence}, as_json, text_of(gauge, out))
 
 
+@command.command("describe")
+@click.argument("sentence", required=False)
+@click.option("--spec", default=None, help="Library trait, YAML file or published JSON instead of a sentence.")
+@click.option("--name", default=None, help="What to call it; default: from the sentence or the spec.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="File for the gauge.")
+@click.option("--reader", default=DEFAULT_MODEL, show_default=True, help="Small model that reads.")
+@click.option("--device", default=None, help="cpu, cuda, mps; default: the best there is.")
+@click.option("--dtype", default=None, help="float32, bfloat16 or float16; default: the faster one here.")
+@output_options
+def describe(
+    sentence: str | None, spec: str | None, name: str | None, out: Path, reader: str, device: str | None,
+    dtype: str | None, as_json: bool, quiet: bool,
+) -> None:  # fmt: skip
+    """Make a gauge of SENTENCE, such as "claims to be conscious", without rollouts and without labels."""
+    from mien.cli.extract_command import trait_of
+    from mien.gauges import save_gauges
+    from mien.jobs.describe import describe_gauge
+    from mien.progress import Silent
+
+    trait = trait_of(sentence, spec, name, None)
+    model = load_model(reader, None, device, dtype, quiet)
+    bar = Bar()
+    try:
+        found = describe_gauge(trait, model, progress=Silent() if quiet else bar)
+    finally:
+        bar.close()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    save_gauges(found, out)
+    gauge = found.gauges[0]
+    emit({"out": str(out), "name": gauge.name, **gauge.evidence}, as_json, text_of(gauge, out))
+
+
 @command.command("show")
 @click.argument("file", type=click.Path(path_type=Path))
 @output_options

@@ -225,21 +225,24 @@ def _score(rollout: Rollout, in_role: np.ndarray, plain: np.ndarray) -> Score:
 def means(
     cast: Cast, played: Sequence[int], run: RunFolder, engine: Engine
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean readings, raw: of the default `[l, d]`, of its answers to even and to odd questions `[2, l, d]`, and of each
+    """Mean readings, raw: of the default `[l, d]`, of two halves of its answers `[2, l, d]`, and of each
     played role's kept answers `[r, l, d]`.
     """
     place = {role: n for n, role in enumerate(played)}
     shape = (engine.info.n_layers, engine.info.d_model)
     sums, counts = np.zeros((len(played), *shape)), np.zeros(len(played))
     halves, of_half = np.zeros((2, *shape)), np.zeros(2)
+    ways = len({p.way for p in cast.plays if p.role is None})
     wanted = {r.id: p for r, p, kept in zip(cast.rollouts, cast.plays, cast.kept, strict=True) if kept}
     for reading in run.stage("answers").readings():
         p = wanted.get(reading.id)
         if p is None:
             continue
         if p.role is None:
-            halves[p.question % 2] += reading.mean
-            of_half[p.question % 2] += 1
+            # By the way it was asked, so that both halves answer the same questions.
+            half = (p.way if ways > 1 else p.question) % 2
+            halves[half] += reading.mean
+            of_half[half] += 1
         elif p.role in place:
             sums[place[p.role]] += reading.mean
             counts[place[p.role]] += 1

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from importlib import resources
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mien.directions import Direction
 from mien.errors import InputError
 from mien.gauges import Gauge, GaugeSet, Part, Quiet, fit_baseline
 from mien.gauges.baseline import CONVERSATION_RATE, TURN_RATE
 from mien.gauges.gauge import Side
-from mien.logs import Columns, LoggedConversation, read_logs
+from mien.logs import Broken, Columns, LoggedConversation, read_logs
 from mien.models import Model
 from mien.progress import Progress, Silent
+from mien.scanning import quiet
 from mien.scanning.chunks import chunked
-from mien.scanning.measure import measure, panel, textures_of
-
-BUNDLED_SOURCE = "the ordinary conversations that come with mien"
+from mien.scanning.measure import Panel, measure, panel, textures_of
 
 
 def gauge_of(direction: Direction, side: Side | str | None = None, layer: int | None = None) -> Gauge:
@@ -41,15 +40,6 @@ def gauge_of(direction: Direction, side: Side | str | None = None, layer: int | 
     )  # fmt: skip
 
 
-def ordinary_conversations() -> Iterator[LoggedConversation]:
-    """The quiet traffic that comes with the package."""
-    folder = resources.files("mien") / "library" / "ordinary"
-    with resources.as_file(folder) as path:
-        for record in read_logs(sorted(Path(path).glob("*.jsonl"))):
-            assert isinstance(record, LoggedConversation)
-            yield record
-
-
 def set_baseline(
     gauges: GaugeSet, model: Model, paths: Sequence[str | Path] | None = None, *, columns: Columns | None = None,
     format: str | None = None, turn_rate: float = TURN_RATE, conversation_rate: float = CONVERSATION_RATE,
@@ -65,31 +55,51 @@ def set_baseline(
     """
     show = progress or Silent()
     which = panel(gauges, model)
-    records = ordinary_conversations() if paths is None else read_logs(paths, columns=columns, format=format)
-    source = BUNDLED_SOURCE if paths is None else ", ".join(Path(p).name or str(p) for p in paths)
-    projections, textures, done = [], [], 0
-    show.begin("reading quiet traffic", 0)
-    for chunk in chunked(records):
-        good = [c for c in chunk.conversations if any(m.role == "assistant" for m in c.messages)]
-        if not good:
-            continue
-        for one in measure(model, which, good):
-            projections.append(one.projection)
-            textures.append(textures_of(one.conversation, one.answers))
-            done += 1
-        show.advance(done, sum(len(m.content) for c in good for m in c.messages) // 4)
-    if not projections:
+    if paths is None:
+        read, source = _bundled(gauges, model, show), quiet.SOURCE
+    else:
+        records = read_logs(paths, columns=columns, format=format)
+        read, source = _measured(model, which, records, show), ", ".join(Path(p).name or str(p) for p in paths)
+    if not read:
         raise InputError("There are no conversations with answers in what was given as quiet traffic.")
     found = []
     for g, gauge in enumerate(gauges.gauges):
-        known = [~np.isnan(p[:, g]) for p in projections]
-        quiet = Quiet(
-            tuple(p[ok, g].astype(np.float64) for p, ok in zip(projections, known, strict=True)),
-            tuple(t[ok] for t, ok in zip(textures, known, strict=True)),
+        known = [~np.isnan(p[:, g]) for p, _ in read]
+        traffic = Quiet(
+            tuple(p[ok, g].astype(np.float64) for (p, _), ok in zip(read, known, strict=True)),
+            tuple(t[ok] for (_, t), ok in zip(read, known, strict=True)),
         )
-        base = fit_baseline(quiet, gauge.sign, source, turn_rate, conversation_rate)
+        base = fit_baseline(traffic, gauge.sign, source, turn_rate, conversation_rate)
         found.append(replace(gauge, baseline=base, probability=_moved(gauge, base.expected.mean, base.std)))
     return replace(gauges, gauges=tuple(found))
+
+
+_Read = list[tuple[NDArray[np.float64], NDArray[np.float64]]]
+"""One a conversation: projections `[t, g]` and textures `[t, f]` of its answers."""
+
+
+def _bundled(gauges: GaugeSet, model: Model, show: Progress) -> _Read:
+    found: _Read = []
+    for one in quiet.quiet_readings(model, show):
+        rows = np.zeros((len(one.answers), len(gauges.gauges)))
+        for g, gauge in enumerate(gauges.gauges):
+            for part in gauge.parts:
+                places = one.answers if part.of == "answer" else one.asked
+                for t, place in enumerate(places):
+                    rows[t, g] += np.nan if place is None else float(one.means[place, part.layer] @ part.vector)
+        found.append((rows, one.textures))
+    return found
+
+
+def _measured(model: Model, which: Panel, records: Iterable[LoggedConversation | Broken], show: Progress) -> _Read:
+    found: _Read = []
+    show.begin("reading quiet traffic", 0)
+    for chunk in chunked(records):
+        good = [c for c in chunk.conversations if any(m.role == "assistant" for m in c.messages)]
+        for one in measure(model, which, good) if good else ():
+            found.append((one.projection, textures_of(one.conversation, one.answers)))
+        show.advance(len(found), sum(len(m.content) for c in good for m in c.messages) // 4)
+    return found
 
 
 def _moved(gauge: Gauge, mean: float, std: float) -> tuple[float, float] | None:

@@ -22,7 +22,7 @@ from mien.logs import LoggedConversation, read_logs
 from mien.models import Model
 from mien.probes import bag_of_words, cross_fitted, fit_probe, grouped_folds, interval
 from mien.progress import Progress, Silent
-from mien.scanning.turn_means import labelled_means
+from mien.scanning.message_means import message_means
 from mien.spec import slug
 
 Floats = NDArray[np.float64]
@@ -168,7 +168,7 @@ def gather(paths: Sequence[str | Path], label: str, threshold: float, model: Mod
         chosen = _labelled_answers(record, label)
         if not chosen:
             continue
-        rows, tokens = labelled_means(model, record, [place for place, _ in chosen], layers)
+        rows, tokens = message_means(model, record, [place for place, _ in chosen], layers)
         means.append(rows)
         positive += [value >= threshold for _, value in chosen]
         group += [number] * len(chosen)

@@ -1,6 +1,6 @@
-"""Pooled activations of chosen answers, kept in the cache, since one log is read for many labels.
+"""Pooled activations of chosen messages, kept in the cache, since one log is read for many labels and many gauges.
 
-This file does not know what the answers are labelled with.
+This file does not know what they are wanted for.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from mien.models import Model
 from mien.store import write_atomic
 
 
-def labelled_means(
+def message_means(
     model: Model, conversation: LoggedConversation, places: Sequence[int], layers: Sequence[int]
 ) -> tuple[NDArray[np.float32], int]:
-    """`[len(places), len(layers), d]` float32, raw: mean of the stream over each of the messages at `places`, in context;
+    """Mean stream over each of the messages at `places`, in context: `[len(places), len(layers), d]` float32, raw;
     and how many tokens were read for it (0: it was in the cache).
 
     Raises:

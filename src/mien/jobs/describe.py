@@ -1,0 +1,70 @@
+"""A gauge from a trait's description alone: no rollouts, no labels, seconds. Read `describe_gauge`.
+
+The reader reads the spec's own instructions, "be like this" against "be like that". The difference of their means is
+whitened by how ordinary answers vary, so that what differs between any two answers counts little, and averaged over
+layers. It is what the trait is *about* rather than what it does to an answer, and as an observer's gauge it does better
+than a vector from rollouts that a small reader plays badly (docs/watching.md has the comparison).
+This file does not know how a conversation is read.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mien.engines.hf_turns import read_turns
+from mien.gauges import Gauge, GaugeSet, Part
+from mien.jobs.baseline import set_baseline
+from mien.models import Model
+from mien.progress import Progress, Silent
+from mien.records import Message
+from mien.scanning.quiet import answer_means, quiet_readings
+from mien.spec import TraitSpec
+
+SHRINKAGE = 0.7
+"""How far the covariance of ordinary answers is drawn towards a ball before it is inverted: there are hundreds of
+answers and about as many dimensions."""
+
+
+def band(n_layers: int) -> range:
+    """The layers that are averaged: every second one between a quarter and five sixths of the depth."""
+    return range(n_layers // 4, max(n_layers // 4 + 1, (5 * n_layers) // 6), 2 if n_layers > 8 else 1)
+
+
+def whitened(direction: NDArray[np.float64], ordinary: NDArray[np.float64], shrinkage: float) -> NDArray[np.float64]:
+    """`[d]`: the direction divided by the covariance of ordinary answers `[n, d]`, in the units of one standard
+    deviation of their projections on it.
+    """
+    centred = ordinary - ordinary.mean(0)
+    covariance = centred.T @ centred / len(centred)
+    ball = np.trace(covariance) / len(covariance)
+    weights = np.linalg.solve((1 - shrinkage) * covariance + shrinkage * ball * np.eye(len(covariance)), direction)
+    return np.asarray(weights / max(float((centred @ weights).std()), 1e-12))
+
+
+def describe_gauge(spec: TraitSpec, model: Model, *, progress: Progress | None = None) -> GaugeSet:
+    """A gauge, alone in its set, that reads how near an answer is to what the spec's positive instructions speak of.
+
+    Raises:
+        InputError: the model's template refuses the instructions.
+    """
+    show = progress or Silent()
+    layers = list(band(model.n_layers))
+    pairs = [(pair.pos, pair.neg) for pair in spec.instructions]
+    texts = [text for pair in pairs for text in pair]
+    read = read_turns(model, [(Message("system", text), Message("user", "Hello.")) for text in texts], layers=layers)
+    means = np.stack([r.means[0] for r in read]).astype(np.float64)
+    difference = means[::2].mean(0) - means[1::2].mean(0)
+    ordinary = answer_means(quiet_readings(model, show)).astype(np.float64)
+    parts = tuple(
+        Part(layer, (whitened(difference[i], ordinary[:, layer], SHRINKAGE) / len(layers)).astype(np.float32))
+        for i, layer in enumerate(layers)
+    )
+    gauge = Gauge(
+        spec.name, spec.description, "high", parts, "described",
+        evidence={"author": spec.author, "layers": layers, "shrinkage": SHRINKAGE,
+                  "reasons": ["Made from the description alone; nothing says yet how well it tells real answers."]},
+    )  # fmt: skip
+    return set_baseline(
+        GaugeSet(model.info.id, model.info.fingerprint, model.info.d_model, (gauge,)), model, progress=show
+    )

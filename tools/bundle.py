@@ -1,0 +1,72 @@
+"""Make the gauges that come with mien for its embedded reader: `src/mien/library/gauges/smollm2-135m.safetensors`.
+
+    python tools/bundle.py [--roles 60] [--questions 6]
+
+The Assistant Axis of the library's first roles, gauges of the descriptions that were found to tell real answers
+(docs/watching.md), and every library trait whose extracted vector is not weak, taken from `runs/validation/library`
+where `make validate` has left it. Baselines are of the ordinary conversations that come with mien. Runs are kept under
+`runs/bundle`, so that making it again takes seconds; delete them to begin anew.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from mien.directions import load_direction
+from mien.engines.hf import HfEngine
+from mien.gauges import GaugeSet, save_gauges
+from mien.gauges.gauge import Gauge
+from mien.jobs.axis import make_axis
+from mien.jobs.baseline import gauge_of, set_baseline
+from mien.jobs.describe import describe_gauge
+from mien.models import Model, load
+from mien.progress import Silent
+from mien.roles import load_roles
+from mien.spec import library_names, load_library
+
+REPO = Path(__file__).resolve().parent.parent
+OUT = REPO / "src" / "mien" / "library" / "gauges" / "smollm2-135m.safetensors"
+DESCRIBED = ("sentience_claiming", "delusion_feeding")
+"""Traits whose description alone reads real answers: AUC above 0.65 on the labelled reference conversations."""
+
+
+def persona_vectors(model: Model) -> list[Gauge]:
+    """Gauges of the extracted traits that are not weak."""
+    found = []
+    for name in library_names():
+        folder = REPO / "runs" / "validation" / "library" / name
+        if not (folder / "card.json").exists():
+            continue
+        direction = load_direction(folder)
+        direction.check_model(model.info)
+        if direction.card.verdict in ("usable", "strong"):
+            found.append(gauge_of(direction))
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--roles", type=int, default=60)
+    parser.add_argument("--questions", type=int, default=6)
+    chosen = parser.parse_args()
+    model = load()
+    roles = load_roles().first(chosen.roles, chosen.questions)
+    axis = make_axis(roles, HfEngine(model), REPO / "runs" / "bundle" / "axis", progress=Silent())
+    gauges = [gauge_of(axis), *persona_vectors(model)]
+    gauges += [describe_gauge(load_library(name), model).gauges[0] for name in DESCRIBED]
+    found = set_baseline(
+        GaugeSet(model.info.id, model.info.fingerprint, model.info.d_model, tuple(gauges)), model, progress=Silent()
+    )
+    OUT.parent.mkdir(parents=True, exist_ok=True)
+    save_gauges(found, OUT, half=True)
+    for gauge in found.gauges:
+        base = gauge.baseline
+        assert base is not None
+        print(f"{gauge.name} ({gauge.kind}, layer {gauge.layer}): sigma {base.std:.3g}, limit {base.limits.turn:.2f}, "
+              f"false alarms {base.turn_rate:.2%} of answers, {base.conversation_rate:.1%} of conversations")  # fmt: skip
+    print(f"written to {OUT}, {OUT.stat().st_size} bytes")
+
+
+if __name__ == "__main__":
+    main()
