@@ -63,8 +63,8 @@ def main() -> None:
     for gauge in found.gauges:
         base = gauge.baseline
         assert base is not None
-        print(f"{gauge.name} ({gauge.kind}, layer {gauge.layer}): sigma {base.std:.3g}, limit {base.limits.turn:.2f}, "
-              f"false alarms {base.turn_rate:.2%} of answers, {base.conversation_rate:.1%} of conversations")  # fmt: skip
+        rates = f"false alarms {base.turn_rate:.2%} of answers, {base.conversation_rate:.1%} of conversations"
+        print(f"{gauge.name} ({gauge.kind}, layer {gauge.layer}): limit {base.limits.turn:.2f} sigma, {rates}")
     print(f"written to {OUT}, {OUT.stat().st_size} bytes")
 
 

@@ -18,19 +18,25 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mien.api import answer as answer
+    from mien.api import axis as axis
     from mien.api import extract as extract
     from mien.api import load_direction as load_direction
     from mien.api import read as read
+    from mien.api import scan as scan
     from mien.card import Card as Card
     from mien.directions import Direction as Direction
     from mien.directions import save_direction as save_direction
     from mien.errors import MienError as MienError
     from mien.formats import export_direction as export_direction
     from mien.formats import import_direction as import_direction
+    from mien.gauges import load_gauges as load_gauges
+    from mien.gauges import save_gauges as save_gauges
     from mien.interventions import Ablate as Ablate
     from mien.interventions import Add as Add
     from mien.interventions import Cap as Cap
     from mien.interventions import steered as steered
+    from mien.jobs.describe import describe_gauge as describe_gauge
+    from mien.jobs.fit import fit_gauge as fit_gauge
     from mien.models import load as load
     from mien.models import wrap as wrap
     from mien.spec import TraitSpec as TraitSpec
@@ -47,14 +53,20 @@ _HOME = {
     "MienError": "errors",
     "TraitSpec": "spec",
     "answer": "api",
+    "axis": "api",
+    "describe_gauge": "jobs.describe",
     "export_direction": "formats",
     "extract": "api",
+    "fit_gauge": "jobs.fit",
     "import_direction": "formats",
     "load": "models",
     "load_direction": "api",
+    "load_gauges": "gauges",
     "load_spec": "spec",
     "read": "api",
     "save_direction": "directions",
+    "save_gauges": "gauges",
+    "scan": "api",
     "steered": "interventions",
     "wrap": "models",
 }
@@ -68,14 +80,20 @@ __all__ = [
     "MienError",
     "TraitSpec",
     "answer",
+    "axis",
+    "describe_gauge",
     "export_direction",
     "extract",
+    "fit_gauge",
     "import_direction",
     "load",
     "load_direction",
+    "load_gauges",
     "load_spec",
     "read",
     "save_direction",
+    "save_gauges",
+    "scan",
     "steered",
     "wrap",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from mien.authors import author_from_templates
 from mien.chat import ask
@@ -12,11 +13,15 @@ from mien.directions import Direction
 from mien.directions import load_direction as load_folder
 from mien.engines.hf import HfEngine
 from mien.errors import InputError
+from mien.gauges import GaugeSet
 from mien.home import find_direction, folder_for
 from mien.jobs import extract as extraction
+from mien.jobs import scan as scanning
+from mien.jobs.axis import make_axis
 from mien.models import Model
 from mien.progress import Progress
 from mien.records import Conversation, Engine, Judge, Message, Rollout, Sampling, WriteRequest
+from mien.roles import load_roles
 from mien.spec import TraitSpec
 
 
@@ -64,6 +69,40 @@ def extract(
         seed=seed,
         progress=progress,
     )
+
+
+def axis(
+    model: Model, *, n_roles: int = 40, n_questions: int = 5, out: str | Path | None = None, seed: int = 0,
+    progress: Progress | None = None,
+) -> Direction:  # fmt: skip
+    """The Assistant Axis of a model from the library's first roles and questions, kept with its card and persona map in
+    `out` (default: mien's home, as `assistant`).
+
+    Raises:
+        InputError: fewer roles or questions than an axis needs.
+        NothingKeptError: the model plays too few of the roles.
+        RunError: `out` holds another run.
+    """
+    folder = Path(out) if out is not None else folder_for(model.info.id, "assistant")
+    return make_axis(load_roles().first(n_roles, n_questions), HfEngine(model), folder, seed=seed, progress=progress)
+
+
+def scan(
+    files: str | Path | Sequence[str | Path], model: Model, out: str | Path = "scan", *,
+    gauges: GaugeSet | None = None, progress: Progress | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Read chat logs into `out` (`report.html`, `turns.parquet`, `summary.json`); returns the summary.
+
+    Args:
+        gauges: what to read; the reader's bundled gauges if None.
+
+    Raises:
+        InputError: the reader has no bundled gauges, or they are another reader's.
+        FormatError: a file in which nothing can be recognised.
+        RunError: `out` holds another scan.
+    """
+    paths = [files] if isinstance(files, str | Path) else list(files)
+    return scanning.scan(paths, model, Path(out), gauges=gauges, progress=progress)
 
 
 def load_direction(name_or_folder: str | Path, model: Model | None = None) -> Direction:

@@ -13,6 +13,23 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 
+@dataclass(frozen=True)
+class RoleMeans:
+    """Mean readings, raw."""
+
+    default: Floats
+    """`[l, d]` of the default Assistant's answers."""
+    halves: Floats
+    """`[2, l, d]` of two halves of them."""
+    roles: Floats
+    """`[r, l, d]` of each role's answers."""
+
+    @property
+    def axis(self) -> Floats:
+        """`[l, d]`."""
+        return axis_of(self.default, self.roles)
+
+
 def axis_of(default: Floats, roles: Floats) -> Floats:
     """`[l, d]`: `mean(default) - mean over roles of mean(role)`; it points towards the Assistant.
 

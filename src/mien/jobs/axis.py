@@ -105,38 +105,33 @@ def make_axis(
                 f"{engine.info.id} played {len(played)} of {len(roles.roles)} roles, too few for an axis; use more "
                 f"roles or questions, longer answers (--max-tokens), or a larger model."
             )
-        default, default_halves, role_means = means(cast, played, run, engine)
-        axis = persona_map.axis_of(default, role_means)
-        direction = Direction(torch.from_numpy(axis).float(), _card(name, engine, settings, cast))
-        layers = proof.layer_evidence(_evidence(cast, played, run, seed), direction, seed)
-        by_roles = persona_map.split_half_roles(default_halves, role_means, np.random.default_rng(seed))
-        layer, reason = choose_layer(layers, by_roles.mean(0))
-        projections = _default_projections(cast, run, direction)
-        card = direction.card.model_copy(
-            update={
-                "layers": layers, "recommended_layer": layer, "layer_choice": reason,
-                "baseline": proof.baseline(projections[:, layer]),
-                **verdict(layers[layer], float(by_roles.mean(0)[layer]), len(played), engine),
-            }
-        )  # fmt: skip
-        direction = Direction(direction.vector, card, proof.quantiles(projections))
+        found = means(cast, played, run, engine)
+        direction = Direction(torch.from_numpy(found.axis).float(), _card(name, engine, settings, cast))
+        by_roles = persona_map.split_half_roles(found.halves, found.roles, np.random.default_rng(seed)).mean(0)
+        direction = _proven(direction, cast, played, by_roles, run, engine, seed)
         save_direction(direction, out)
-        report = report_of(
-            direction,
-            engine.info.chat,
-            roles,
-            cast,
-            played,
-            default,
-            default_halves,
-            role_means,
-            by_roles,
-            traits,
-            seed,
-        )
-        save_map(report, axis, default, role_means, [roles.roles[i].name for i in played], out)
+        report = report_of(direction, engine.info.chat, roles, cast, played, found, by_roles, traits, seed)
+        save_map(report, found, [roles.roles[i].name for i in played], out)
         write_axis_page(report, out)
     return direction
+
+
+def _proven(
+    direction: Direction, cast: Cast, played: Sequence[int], by_roles: np.ndarray, run: RunFolder, engine: Engine,
+    seed: int,
+) -> Direction:  # fmt: skip
+    """The direction with its card complete. `by_roles` `[l]`: how well halves of the roles agree."""
+    layers = proof.layer_evidence(_evidence(cast, played, run, seed), direction, seed)
+    layer, reason = choose_layer(layers, by_roles)
+    projections = _default_projections(cast, run, direction)
+    card = direction.card.model_copy(
+        update={
+            "layers": layers, "recommended_layer": layer, "layer_choice": reason,
+            "baseline": proof.baseline(projections[:, layer]),
+            **verdict(layers[layer], float(by_roles[layer]), len(played), engine),
+        }
+    )  # fmt: skip
+    return Direction(direction.vector, card, proof.quantiles(projections))
 
 
 def _settings(roles: RoleSet, engine: Engine, max_tokens: int, temperature: float, seed: int) -> dict[str, object]:
@@ -222,12 +217,8 @@ def _score(rollout: Rollout, in_role: np.ndarray, plain: np.ndarray) -> Score:
     return Score(rollout.id, None, None, raw=float(in_role.mean() - plain.mean()))
 
 
-def means(
-    cast: Cast, played: Sequence[int], run: RunFolder, engine: Engine
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean readings, raw: of the default `[l, d]`, of two halves of its answers `[2, l, d]`, and of each
-    played role's kept answers `[r, l, d]`.
-    """
+def means(cast: Cast, played: Sequence[int], run: RunFolder, engine: Engine) -> persona_map.RoleMeans:
+    """Mean readings of the default's answers, of two halves of them, and of each played role's kept answers."""
     place = {role: n for n, role in enumerate(played)}
     shape = (engine.info.n_layers, engine.info.d_model)
     sums, counts = np.zeros((len(played), *shape)), np.zeros(len(played))
@@ -248,10 +239,8 @@ def means(
             counts[place[p.role]] += 1
     if not of_half.all():
         raise NothingKeptError("The default Assistant's answers are all empty, so there is nothing to compare with.")
-    return (
-        halves.sum(0) / of_half.sum(),
-        halves / of_half[:, None, None],
-        sums / np.maximum(counts, 1)[:, None, None],
+    return persona_map.RoleMeans(
+        halves.sum(0) / of_half.sum(), halves / of_half[:, None, None], sums / np.maximum(counts, 1)[:, None, None]
     )
 
 

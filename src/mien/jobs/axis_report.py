@@ -26,12 +26,12 @@ _EXAMPLE = 300
 
 
 def report_of(
-    direction: Direction, chat: bool, roles: RoleSet, cast: Cast, played: Sequence[int], default: np.ndarray,
-    default_halves: np.ndarray, means: np.ndarray, by_roles: np.ndarray, traits: Sequence[Direction], seed: int,
+    direction: Direction, chat: bool, roles: RoleSet, cast: Cast, played: Sequence[int],
+    found: persona_map.RoleMeans, by_roles: np.ndarray, traits: Sequence[Direction], seed: int,
 ) -> AxisReport:  # fmt: skip
-    """Everything the page shows. `default` `[l, d]`, `default_halves` `[2, l, d]`, `means` `[r, l, d]`."""
+    """Everything the page shows. `by_roles` `[l]`: how well halves of the roles agree."""
     card = direction.card
-    axis = persona_map.axis_of(default, means)
+    default, means, axis = found.default, found.roles, found.axis
     maps = [persona_map.layer_map(default[k], means[:, k]) for k in range(len(default))]
     spread = _spread(direction)
     units = axis / np.maximum(np.linalg.norm(axis, axis=1, keepdims=True), 1e-12)
@@ -39,7 +39,7 @@ def report_of(
         AxisLayer(
             layer=k, variance=tuple(float(v) for v in m.variance[:10]), components_70=m.components_70,
             cosine_pc1=abs(float(persona_map.cosine(axis[k], m.components[0]))), norm=float(np.linalg.norm(axis[k])),
-            split_half_roles=float(by_roles[:, k].mean()), split_half_questions=card.layers[k].split_half_cosine,
+            split_half_roles=float(by_roles[k]), split_half_questions=card.layers[k].split_half_cosine,
             default_x=float(m.places[-1, 0]), default_y=float(m.places[-1, 1]),
         )
         for k, m in enumerate(maps)
@@ -50,7 +50,7 @@ def report_of(
     )
     at = card.recommended_layer or 0
     cost = persona_map.cosine_by_count(
-        default_halves[:, at], means[:, at], list(COUNTS), np.random.default_rng(seed)
+        found.halves[:, at], means[:, at], list(COUNTS), np.random.default_rng(seed)
     )  # fmt: skip
     return AxisReport(
         name=card.name, model=card.model, chat=chat, description=card.description, verdict=card.verdict,
@@ -107,9 +107,7 @@ def _not_played(roles: RoleSet, cast: Cast, played: Sequence[int]) -> tuple[NotP
     return tuple(found)
 
 
-def save_map(
-    report: AxisReport, axis: np.ndarray, default: np.ndarray, means: np.ndarray, names: Sequence[str], out: Path
-) -> None:
+def save_map(report: AxisReport, found: persona_map.RoleMeans, names: Sequence[str], out: Path) -> None:
     """`axis.safetensors` (`axis [l, d]`, `default [l, d]`, `roles [r, l, d]`, float32, raw; role names in the metadata)
     and `map.json` (the map in figures).
 
@@ -118,7 +116,7 @@ def save_map(
     """
     from safetensors.numpy import save
 
-    tensors = {"axis": axis, "default": default, "roles": means}
+    tensors = {"axis": found.axis, "default": found.default, "roles": found.roles}
     data = {name: np.ascontiguousarray(value, np.float32) for name, value in tensors.items()}
     write_atomic(out / "axis.safetensors", save(data, metadata={"roles": json.dumps(list(names))}))
     write_atomic(out / "map.json", json.dumps(_rounded(asdict(report)), ensure_ascii=True, indent=1) + "\n")

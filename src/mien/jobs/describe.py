@@ -18,17 +18,13 @@ from mien.jobs.baseline import set_baseline
 from mien.models import Model
 from mien.progress import Progress, Silent
 from mien.records import Message
+from mien.scanning.message_means import reading_layers
 from mien.scanning.quiet import answer_means, quiet_readings
 from mien.spec import TraitSpec
 
 SHRINKAGE = 0.7
 """How far the covariance of ordinary answers is drawn towards a ball before it is inverted: there are hundreds of
 answers and about as many dimensions."""
-
-
-def band(n_layers: int) -> range:
-    """The layers that are averaged: every second one between a quarter and five sixths of the depth."""
-    return range(n_layers // 4, max(n_layers // 4 + 1, (5 * n_layers) // 6), 2 if n_layers > 8 else 1)
 
 
 def whitened(direction: NDArray[np.float64], ordinary: NDArray[np.float64], shrinkage: float) -> NDArray[np.float64]:
@@ -49,7 +45,7 @@ def describe_gauge(spec: TraitSpec, model: Model, *, progress: Progress | None =
         InputError: the model's template refuses the instructions.
     """
     show = progress or Silent()
-    layers = list(band(model.n_layers))
+    layers = list(reading_layers(model.n_layers))
     pairs = [(pair.pos, pair.neg) for pair in spec.instructions]
     texts = [text for pair in pairs for text in pair]
     read = read_turns(model, [(Message("system", text), Message("user", "Hello.")) for text in texts], layers=layers)

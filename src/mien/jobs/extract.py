@@ -127,10 +127,8 @@ def extract(
     }  # fmt: skip
     with RunFolder(out, manifest(spec, engine, settings)) as run:
         if (out / PAGE_NAME).exists():  # what is written last: this run is finished
-            show.note(f"{out} is finished already; its card is as it was")
             return load_direction(out)
         save_spec(spec, run.work / "spec.yaml")
-
         plain = write_plain(spec, engine, sampling, plan, seed, run, show)
         coherence = fit_coherence(engine, plain, seed) if judge.kind == "likelihood" else CoherenceScale(0, 0)
         gathered = gather(spec, engine, judge, coherence, sampling, plan, seed, run, show, early_stop)

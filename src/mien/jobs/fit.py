@@ -22,7 +22,7 @@ from mien.logs import LoggedConversation, read_logs
 from mien.models import Model
 from mien.probes import bag_of_words, cross_fitted, fit_probe, grouped_folds, interval
 from mien.progress import Progress, Silent
-from mien.scanning.message_means import message_means
+from mien.scanning.message_means import message_means, reading_layers
 from mien.spec import slug
 
 Floats = NDArray[np.float64]
@@ -155,8 +155,7 @@ def gather(paths: Sequence[str | Path], label: str, threshold: float, model: Mod
     Raises:
         InputError: see `fit_gauge`.
     """
-    n = model.n_layers
-    layers = tuple(range(n // 5, max(n // 5 + 1, (5 * n) // 6), max(1, n // 15)))
+    layers = tuple(reading_layers(model.n_layers))
     means, positive, group, names, texts = [], [], [], [], []
     known: set[str] = set()
     show.begin("reading labelled conversations", 0)

@@ -23,6 +23,11 @@ from mien.models import Model
 from mien.store import write_atomic
 
 
+def reading_layers(n_layers: int) -> range:
+    """The layers that gauges of several layers read: every second one from a quarter to five sixths of the depth."""
+    return range(n_layers // 4, max(n_layers // 4 + 1, (5 * n_layers) // 6), 2 if n_layers > 8 else 1)
+
+
 def message_means(
     model: Model, conversation: LoggedConversation, places: Sequence[int], layers: Sequence[int]
 ) -> tuple[NDArray[np.float32], int]:
