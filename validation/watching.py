@@ -1,0 +1,248 @@
+"""What the gauges see in other models' conversations: written to docs/watching.md.
+
+    python validation/watching.py [--judge 80] [--second-reader]
+
+Reads the published conversations (`$MIEN_REFERENCE_DATA`) with the embedded reader; readings are kept in the cache, so
+that a second run takes minutes. `--second-reader` makes an axis with Gemma-3-270M and compares; it takes long.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+REPO = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(REPO / "validation"), str(REPO / "benchmarks")]
+
+import machine_line  # noqa: E402
+from labelled import Labels, auc_with_interval, read_labels  # noqa: E402
+from scipy.stats import spearmanr  # noqa: E402
+
+from mien.engines.hf import HfEngine  # noqa: E402
+from mien.errors import InputError  # noqa: E402
+from mien.evidence import auc  # noqa: E402
+from mien.gauges import Gauge, GaugeSet, bundled_gauges, load_gauges, save_gauges  # noqa: E402
+from mien.gauges.alarms import wilson  # noqa: E402
+from mien.jobs.fit import fit_gauge  # noqa: E402
+from mien.jobs.scan import scan  # noqa: E402
+from mien.judge import LikelihoodJudge  # noqa: E402
+from mien.models import Model, load  # noqa: E402
+from mien.probes import bag_of_words  # noqa: E402
+from mien.records import Message, Rollout  # noqa: E402
+from mien.spec import load_library  # noqa: E402
+
+BASE = REPO / "runs" / "validation" / "watching"
+JUDGED = {"consciousness claims": "sentience_claiming", "delusion reinforcement": "delusion_feeding"}
+
+
+def reference() -> Path:
+    """The published conversations."""
+    return Path(os.environ.get("MIEN_REFERENCE_DATA") or REPO.parent / "shared" / "data")
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def bundled_table(files: list[Labels], gauges: GaugeSet) -> str:
+    """AUC of every bundled gauge per label and model, and of the answer's length."""
+    rows = []
+    for label in files[0].intensity:
+        for data in files:
+            cells = [auc_with_interval(g.sign * data.sigma(g), data, label) for g in gauges.gauges]
+            if set(cells) != {"-"}:
+                length = auc_with_interval(np.array([float(len(t)) for t in data.texts]), data, label)
+                rows.append([label, data.name, str(int(data.positive(label).sum())), *cells, length])
+    return table(["label", "written by", "labelled", *(g.name for g in gauges.gauges), "length"], rows)
+
+
+def fitted(data: Labels, label: str, model: Model) -> Gauge | None:
+    """A gauge fitted to one file's labels; None where there are too few."""
+    path = BASE / "gauges" / data.name / f"{label.replace(' ', '-')}.gauge"
+    if not path.exists():
+        try:
+            found = fit_gauge([reference() / "spiral_bench" / f"{data.name}.jsonl"], label, model)
+        except InputError:
+            return None
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_gauges(found, path)
+    return load_gauges(path).gauges[0]
+
+
+def fitted_table(files: list[Labels], model: Model) -> str:
+    """Fitted on one model's conversations, tested on the other's; the bag of words on the same split."""
+    rows = []
+    for label in files[0].intensity:
+        for a, b in (files, files[::-1]):
+            gauge = fitted(a, label, model)
+            if gauge is None or min(b.positive(label).sum(), (~b.positive(label)).sum()) < 10:
+                continue
+            print("fitted", label, a.name, flush=True)
+            n = len(b.texts)
+            both = np.concatenate([b.positive(label), a.positive(label)])
+            words = bag_of_words([*b.texts, *a.texts], both, [np.arange(n)])[:n]
+            rows.append(
+                [label, a.name, b.name, f"{gauge.evidence['auc']:.2f}", auc_with_interval(b.sigma(gauge), b, label),
+                 auc_with_interval(words, b, label)]
+            )  # fmt: skip
+    head = ["label", "fitted on", "tested on", "AUC where fitted, conversations left out", "AUC, transferred",
+            "bag of words, transferred"]  # fmt: skip
+    return table(head, rows)
+
+
+def conversation_table(files: list[Labels], gauges: GaugeSet) -> str:
+    """Rank correlation of a conversation's drift with how far off the rails the reference's judge saw it go."""
+    rows = []
+    for data in files:
+        for g in gauges.gauges:
+            drift = data.drift(g)
+            rho, p = spearmanr(drift, data.off_rails)
+            rows.append([data.name, g.name, f"{int((drift > 1).sum())} of {len(drift)}", f"{rho:+.2f}", f"{p:.2g}"])
+    return table(["written by", "gauge", "drifted", "rank correlation with off_rails", "p"], rows)
+
+
+def scanned(files: list[Path], out: str, model: Model, gauges: GaugeSet) -> dict[str, list[float]]:
+    """File name -> the answers' sigma on the axis, in order, by a real scan."""
+    import pyarrow.parquet as pq
+
+    axis = replace(gauges, gauges=gauges.gauges[:1])
+    scan([str(f) for f in files], model, BASE / out, gauges=axis)
+    found: dict[str, list[float]] = {}
+    for row in pq.read_table(BASE / out / "turns.parquet").to_pylist():
+        found.setdefault(Path(row["source"]).name, []).append(row["sigma"])
+    return found
+
+
+def cases_table(found: dict[str, list[float]]) -> str:
+    """Capped against uncapped transcripts."""
+    rows = []
+    for name, capped in sorted(found.items()):
+        if not name.endswith("_capped.json"):
+            continue
+        case = name.removesuffix("_capped.json")
+        free = next(v for k, v in found.items() if k.startswith(f"{case}_unsteered"))
+        values = np.array([*capped, *free])
+        side = np.array([True] * len(capped) + [False] * len(free))
+        rows.append([case, f"{np.mean(capped):+.2f}", f"{np.mean(free):+.2f}", f"{auc(values, side):.2f}",
+                     f"{len(capped)} and {len(free)}"])  # fmt: skip
+    return table(["case", "capped, mean sigma", "uncapped", "AUC of answers, capped above uncapped", "answers"], rows)
+
+
+def drift_table(found: dict[str, list[float]]) -> str:
+    """The drift transcripts: level and slope."""
+    rows = []
+    for name in ("coding.json", "therapy.json"):
+        z = np.array(found[name])
+        slope = np.polyfit(np.arange(len(z)), z, 1)[0]
+        rows.append([name.removesuffix(".json"), f"{z.mean():+.2f}", f"{slope:+.3f}", str(len(z))])
+    return table(["domain", "mean sigma", "slope, sigma a turn", "answers"], rows)
+
+
+def alarms_table(gauges: GaugeSet) -> str:
+    """False alarms reached on ordinary conversations left out, beside what was asked for."""
+    rows = []
+    for g in gauges.gauges:
+        b = g.baseline
+        assert b is not None
+        t, c = wilson(b.turn_hits, b.n_turns), wilson(b.conversation_hits, b.n_conversations)
+        effects = ", ".join(f"{k} {v:+.1f}" for k, v in b.effects.items())
+        rows.append(
+            [g.name, f"{b.limits.turn_rate:.0%}", f"{b.turn_rate:.1%} ({t[0]:.1%} to {t[1]:.1%})",
+             f"{b.limits.conversation_rate:.0%}", f"{b.conversation_rate:.0%} ({c[0]:.0%} to {c[1]:.0%})",
+             f"{b.explained:.0%}", effects]
+        )  # fmt: skip
+    head = ["gauge", "asked, an answer", "reached", "asked, a conversation", "reached", "explained by texture",
+            "its effects, sigma from 5th to 95th percentile"]  # fmt: skip
+    return table(head, rows)
+
+
+def judge_table(files: list[Labels], model: Model, gauges: GaugeSet, count: int) -> str:
+    """The likelihood judge on some of the answers, beside the gauge of the same trait on the same ones."""
+    rows, engine, rng = [], HfEngine(model), np.random.default_rng(0)
+    named = {g.name: g for g in gauges.gauges}
+    for label, trait in JUDGED.items() if count else ():
+        spec = load_library(trait)
+        for data in files:
+            y = data.positive(label)
+            chosen = np.concatenate([
+                rng.permutation(np.flatnonzero(side))[: count // 2] for side in (y, ~y)
+            ])  # fmt: skip
+            rollouts = [
+                Rollout(str(i), (Message("user", data.asked[i][:600]),), data.texts[i], (), (), None, "stop")
+                for i in chosen
+            ]
+            # Not the writer's ids: the text is tokenised anew.
+            judge = LikelihoodJudge(engine, engine, spec)
+            raw = _raw(judge, model, rollouts)
+            rows.append(
+                [label, data.name, str(len(chosen)), f"{auc(raw, y[chosen]):.2f}",
+                 f"{auc(data.sigma(named[trait])[chosen], y[chosen]):.2f}"]
+            )  # fmt: skip
+            print("judged", label, data.name, flush=True)
+    return table(["label", "written by", "answers", "likelihood judge", "gauge from the description"], rows)
+
+
+def _raw(judge: LikelihoodJudge, model: Model, rollouts: list[Rollout]) -> np.ndarray:
+    own = [replace(r, response_ids=model.chat.response_ids(r.text)) for r in rollouts]
+    return np.array([value or 0.0 for value in judge.raw(own, [None] * len(own))])
+
+
+def second_reader(found: dict[str, list[float]], files: list[Path]) -> str:
+    """The axis of another model on the same transcripts."""
+    from one import gemma
+
+    from mien.jobs.axis import make_axis
+    from mien.jobs.baseline import gauge_of, set_baseline
+    from mien.roles import load_roles
+
+    model = load(gemma())
+    axis = make_axis(load_roles().first(30, 4), HfEngine(model), BASE / "gemma-axis", max_tokens=32)
+    gauges = GaugeSet(model.info.id, model.info.fingerprint, model.info.d_model, (gauge_of(axis),))
+    theirs = scanned(files, "gemma", model, set_baseline(gauges, model))
+    values = [(a, b) for name in found for a, b in zip(found[name], theirs[name], strict=True)]
+    rho = spearmanr(*np.array(values).T)[0]
+    means = spearmanr([np.mean(found[n]) for n in found], [np.mean(theirs[n]) for n in found])[0]
+    return (
+        f"Gemma-3-270M (a base model, 30 roles, 4 questions; verdict {axis.card.verdict}) reads the same {len(values)} "
+        f"answers with its own axis: rank correlation with the embedded reader {rho:+.2f} over answers, {means:+.2f} "
+        f"over transcripts.\n\n" + cases_table(theirs)
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--judge", type=int, default=80)
+    parser.add_argument("--second-reader", action="store_true")
+    chosen = parser.parse_args()
+    model = load()
+    gauges = bundled_gauges(model.info.id)
+    assert gauges is not None
+    files = [read_labels(path, model) for path in sorted((reference() / "spiral_bench").glob("*.jsonl"))]
+    transcripts = sorted((reference() / "transcripts").rglob("*.json"))
+    found = scanned(transcripts, "transcripts", model, gauges)
+    kept = BASE / "second-reader.md"
+    if chosen.second_reader:
+        kept.write_text(second_reader(found, transcripts), "utf-8")
+    parts = {
+        "machine": "\n".join(machine_line.lines()),
+        "cases": cases_table(found), "drift": drift_table(found), "bundled": bundled_table(files, gauges),
+        "conversations": conversation_table(files, gauges), "fitted": fitted_table(files, model),
+        "judge": judge_table(files, model, gauges, chosen.judge), "alarms": alarms_table(gauges),
+        "second": kept.read_text("utf-8") if kept.exists() else "Not run yet (`--second-reader`).",
+    }  # fmt: skip
+    text = (REPO / "validation" / "watching.md.in").read_text("utf-8")
+    for name, value in parts.items():
+        text = text.replace("{" + name + "}", value)
+    (REPO / "docs" / "watching.md").write_text(text, "utf-8")
+    print("written to docs/watching.md")
+
+
+if __name__ == "__main__":
+    main()
