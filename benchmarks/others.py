@@ -15,6 +15,9 @@ import cases
 
 SCRIPT = """
 import json, sys, time
+import numpy
+if not hasattr(numpy, "float_"):
+    numpy.float_ = numpy.float64  # repeng asks for a name that NumPy 2 has taken away
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 folder, which, texts = sys.argv[1], sys.argv[2], json.loads(sys.stdin.read())

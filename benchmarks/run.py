@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import cases
 import machine_line
 import others
+import scan_cases
 
 REPO = Path(__file__).resolve().parent.parent
 
@@ -86,7 +87,7 @@ def memory_row() -> Row:
     )
 
 
-def page(rows: list[Row], notes: list[str]) -> str:
+def page(rows: list[Row], notes: list[str], scans: list[str]) -> str:
     """The document."""
     table = [f"| {r.what} | {r.ratio} | {r.goal} | {r.met} | {r.bound} |" for r in rows]
     return "\n".join([
@@ -95,7 +96,7 @@ def page(rows: list[Row], notes: list[str]) -> str:
         "highest of the pairs), on this machine:", "",
         *machine_line.lines(), "",
         "| what | measured | goal | met | what bounds it, and what was tried |", "| --- | --- | --- | --- | --- |",
-        *table, "", "## Beside other libraries", "", *notes, "",
+        *table, "", "## Scanning", "", *scans, "", "## Beside other libraries", "", *notes, "",
     ])  # fmt: skip
 
 
@@ -107,11 +108,16 @@ def main() -> None:
     chosen = parser.parse_args()
     only = set(filter(None, chosen.only.split(",")))
     bench = cases.Bench()
-    rows = [timed_row(c, chosen.repeats) for c in bench.cases() if not only or c.name in only]
+    watching = scan_cases.ScanBench(bench.model)
+    every = [*bench.cases(), *watching.cases()]
+    rows = [timed_row(c, chosen.repeats) for c in every if not only or c.name in only]
     if not only or "memory" in only:
         rows.insert(1, memory_row())
     notes = others.lines(bench, chosen.repeats) if not only or "others" in only else []
-    text = page(rows, notes)
+    scans = []
+    if not only or "scans" in only:
+        scans = [scan_cases.linear_line(watching), scan_cases.cost_line(watching), scan_cases.memory_line()]
+    text = page(rows, notes, scans)
     if only:
         print(text)
     else:
