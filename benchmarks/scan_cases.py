@@ -121,8 +121,8 @@ def cost_line(bench: ScanBench) -> str:
     return (
         f"- A million answers like these ({per:.0f} tokens each with what is asked) at {rate:.0f} tokens a second: "
         f"{1e6 * per / rate / 3600:.0f} hours on this machine. A judge model that rates each answer in its "
-        f"conversation would be sent {anew / answers:.0f} tokens an answer, {anew / answers / 1000:.2f} billion in all, "
-        f"and its instructions on top."
+        f"conversation would be sent {anew / answers:.0f} tokens an answer, {anew / answers / 1000:.2f} billion, and "
+        f"its instructions on top."
     )
 
 

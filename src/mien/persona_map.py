@@ -56,7 +56,8 @@ class LayerMap:
     @property
     def components_70(self) -> int:
         """How many components hold 70 % of the variance."""
-        return int(np.searchsorted(np.cumsum(self.variance), 0.7 - 1e-12) + 1)
+        found = int(np.searchsorted(np.cumsum(self.variance), 0.7 - 1e-12) + 1)
+        return min(found, len(self.variance))  # all of them where nothing varies
 
 
 def layer_map(default: Floats, roles: Floats) -> LayerMap:

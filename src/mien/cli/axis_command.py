@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
 from mien.cli.common import SEED, Bar, emit, load_model, model_options, output_options
 
 if TYPE_CHECKING:
     from mien.directions import Direction
     from mien.models import Model
+    from mien.roles import RoleSet
 
 
 @click.command("axis")
@@ -38,7 +40,7 @@ def command(
     from mien.spec import check_name
 
     check_name(name)
-    roles = load_roles(source).first(n_roles, n_questions)
+    roles = _cut(load_roles(source), n_roles, n_questions)
 
     from mien.engines.hf import HfEngine
     from mien.home import folder_for
@@ -57,6 +59,18 @@ def command(
         bar.close()
     result = {**direction.card.model_dump(mode="json"), "out": str(folder), "page": str(folder / "axis.html")}
     emit(result, as_json, _summary(direction, folder))
+
+
+def _cut(roles: RoleSet, n_roles: int, n_questions: int) -> RoleSet:
+    """So many of them as were asked for; a default is no demand, and takes what there is."""
+    context = click.get_current_context()
+
+    def most(option: str, number: int, there_are: int) -> int:
+        return min(number, there_are) if context.get_parameter_source(option) is ParameterSource.DEFAULT else number
+
+    return roles.first(
+        most("n_roles", n_roles, len(roles.roles)), most("n_questions", n_questions, len(roles.questions))
+    )
 
 
 def kept_traits(model: Model) -> list[Direction]:

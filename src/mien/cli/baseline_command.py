@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from mien.cli.common import Bar, emit, load_model, output_options
+from mien.cli.common import Bar, emit, load_model, output_options, refuse_folder, write_gauges
 from mien.cli.scan_command import columns_of, gauges_for, log_options, reader_options
 from mien.errors import InputError
 
@@ -34,10 +34,11 @@ def command(
     """
     if not 0 < turn_rate < 1 or not 0 < conversation_rate < 1:
         raise InputError("Rates of false alarms lie between 0 and 1, such as 0.01 for one in a hundred.")
+    refuse_folder(out)
     table = columns_of(columns)
 
     from mien.directions import load_direction
-    from mien.gauges import GaugeSet, save_gauges
+    from mien.gauges import GaugeSet
     from mien.home import find_direction
     from mien.jobs.baseline import gauge_of, set_baseline
     from mien.progress import Silent
@@ -64,7 +65,7 @@ def command(
         )  # fmt: skip
     finally:
         bar.close()
-    save_gauges(found, out)
+    write_gauges(found, out)
     emit({"out": str(out), "gauges": [_entry(g) for g in found.gauges]}, as_json, _text(found, out))
 
 

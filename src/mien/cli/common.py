@@ -9,6 +9,7 @@ import math
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -16,6 +17,7 @@ import click
 from mien.errors import InputError
 
 if TYPE_CHECKING:
+    from mien.gauges import GaugeSet
     from mien.models import Model
 
 DEFAULT_MODEL = "smollm2-135m"
@@ -58,6 +60,31 @@ def load_model(model: str, adapter: str | None, device: str | None, dtype: str |
 def emit(value: Any, as_json: bool, text: str) -> None:
     """Print the result."""
     click.echo(json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) if as_json else text)
+
+
+def refuse_folder(out: Path) -> None:
+    """Gauges are written to a file; said before anything is read, since reading takes minutes.
+
+    Raises:
+        InputError: `out` is a folder.
+    """
+    if out.is_dir():
+        raise InputError(f"{out} is a folder; --out is the file that the gauges are written to.")
+
+
+def write_gauges(gauges: GaugeSet, out: Path) -> None:
+    """Write gauges, and the folder that they belong in if it is not there.
+
+    Raises:
+        InputError: two gauges of one name.
+        RunError: the disk refuses.
+    """
+    from mien.gauges import save_gauges
+    from mien.store import disk_errors
+
+    with disk_errors(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+    save_gauges(gauges, out)
 
 
 def numbers(text: str, what: str) -> float:

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from mien.cli.common import DEFAULT_MODEL, SEED, Bar, emit, load_model, output_options
+from mien.cli.common import DEFAULT_MODEL, SEED, Bar, emit, load_model, output_options, refuse_folder, write_gauges
 
 
 @click.group("gauge")
@@ -33,16 +33,13 @@ def fit(
     reader: str, device: str | None, dtype: str | None, seed: int, as_json: bool, quiet: bool,
 ) -> None:  # fmt: skip
     """Fit a gauge to turns that people or a judge have labelled; a few hundred are enough."""
-    from mien.errors import InputError
-    from mien.gauges import save_gauges
     from mien.jobs.fit import fit_gauge
     from mien.progress import Silent
     from mien.spec import check_name
 
     if name is not None:
         check_name(name)
-    if out.is_dir():
-        raise InputError(f"{out} is a folder; --out is the file that the gauge is written to.")
+    refuse_folder(out)
     model = load_model(reader, None, device, dtype, quiet)
     bar = Bar()
     try:
@@ -52,8 +49,7 @@ def fit(
         )  # fmt: skip
     finally:
         bar.close()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    save_gauges(found, out)
+    write_gauges(found, out)
     gauge = found.gauges[0]
     emit({"out": str(out), "name": gauge.name, **gauge.evidence}, as_json, text_of(gauge, out))
 
@@ -73,10 +69,10 @@ def describe(
 ) -> None:  # fmt: skip
     """Make a gauge of SENTENCE, such as "claims to be conscious", without rollouts and without labels."""
     from mien.cli.extract_command import trait_of
-    from mien.gauges import save_gauges
     from mien.jobs.describe import describe_gauge
     from mien.progress import Silent
 
+    refuse_folder(out)
     trait = trait_of(sentence, spec, name, None)
     model = load_model(reader, None, device, dtype, quiet)
     bar = Bar()
@@ -84,8 +80,7 @@ def describe(
         found = describe_gauge(trait, model, progress=Silent() if quiet else bar)
     finally:
         bar.close()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    save_gauges(found, out)
+    write_gauges(found, out)
     gauge = found.gauges[0]
     emit({"out": str(out), "name": gauge.name, **gauge.evidence}, as_json, text_of(gauge, out))
 

@@ -142,10 +142,7 @@ def columns_of(text: str | None) -> Columns | None:
     if wrong is not None or not values:
         names = ", ".join(known)
         raise InputError(f"--columns has {wrong or 'nothing'!r} in it; write NAME=COLUMN with NAME of {names}.")
-    try:
-        return Columns(**values)
-    except TypeError as error:
-        raise InputError("--columns lacks a name: give conversation=, role= and content=, or messages=.") from error
+    return Columns(**values)
 
 
 def _limit(text: str | None) -> tuple[float, bool] | None:
@@ -173,6 +170,13 @@ def _today() -> str:
     return datetime.now(UTC).strftime("%Y-%m-%d")
 
 
+def _plain(text: str) -> str:
+    """What a log says, on one line and without the codes that a terminal obeys."""
+    from mien.report.page import clean
+
+    return " ".join(clean(text).split())
+
+
 def _text(summary: dict[str, Any], out: Path) -> str:
     total = summary["conversations"]
     lines = [
@@ -188,9 +192,9 @@ def _text(summary: dict[str, Any], out: Path) -> str:
     for w in summary["worst"][:5]:
         if w["left_at"] is not None:
             how = f"{w['gauge']}, {w['score']:.1f} x its limit"
-            lines.append(f"  {w['conversation']}: left at message {w['left_at']} ({how})")
+            lines.append(f"  {_plain(w['conversation'])}: left at message {w['left_at']} ({how})")
     if summary["skipped"]:
         first = summary["skipped_records"][0]
-        where = f"{first['source']} line {first['line']}"
-        lines.append(f"  {summary['skipped']} records skipped; the first: {where}, {first['reason']}")
+        where = f"{_plain(first['source'])} line {first['line']}"
+        lines.append(f"  {summary['skipped']} records skipped; the first: {where}, {_plain(first['reason'])}")
     return "\n".join([*lines, f"report: {out / 'report.html'}"])

@@ -21,7 +21,7 @@ from mien.dose import refused as refused_by
 from mien.dose import seed_of
 from mien.errors import InputError, NothingKeptError
 from mien.jobs.axis_report import report_of, save_map
-from mien.jobs.extract import versions
+from mien.jobs.extract import check_draws, versions
 from mien.judge import cross_calibrated, measure_stage
 from mien.progress import Progress, Silent
 from mien.records import Engine, Rollout, Sampling, Score, ScoreRequest, WriteRequest
@@ -135,6 +135,7 @@ def _proven(
 
 
 def _settings(roles: RoleSet, engine: Engine, max_tokens: int, temperature: float, seed: int) -> dict[str, object]:
+    check_draws(seed, temperature)
     if max_tokens < 4:
         raise InputError(f"Answers of {max_tokens} tokens say too little of a role; give at least 4.")
     return {
@@ -205,7 +206,8 @@ def _judged(
         value, clear = found.get(i), sound(rollout.logprob, rollout.response_ids)
         text = bool(rollout.text.strip())
         refused.append(refused_by(rollout.text, phrases))
-        in_role = value is not None and value >= 50 and clear is not None and clear >= 50 and not refused[-1]
+        # Exactly 50 is what everything gets from a judge that cannot tell the sides apart.
+        in_role = value is not None and value > 50 and clear is not None and clear >= 50 and not refused[-1]
         kept.append(text and (p.role is None or in_role))
     return Cast(tuple(plays), tuple(rollouts), tuple(kept), tuple(found.get(i) for i in range(len(plays))),
                 tuple(refused))  # fmt: skip

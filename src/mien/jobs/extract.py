@@ -180,11 +180,16 @@ def _plan(budget: str) -> Budget:
     return BUDGETS[budget]
 
 
-def _sampling(spec: TraitSpec, plan: Budget, seed: int, temperature: float) -> Sampling:
+def check_draws(seed: int, temperature: float) -> None:
+    """Raises: InputError: a seed or a temperature that nothing can be drawn with."""
     if not 0 <= seed < 2**63:
         raise InputError(f"A seed is a whole number from 0 to 2^63 - 1, not {seed}.")
     if not (math.isfinite(temperature) and temperature >= 0):
         raise InputError(f"A temperature is a number from 0 up, not {temperature}.")
+
+
+def _sampling(spec: TraitSpec, plan: Budget, seed: int, temperature: float) -> Sampling:
+    check_draws(seed, temperature)
     if len(spec.extract_questions) < 2:
         raise InputError(
             f"{spec.name} has one extract question only; a direction is tested on questions that it was not made "

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -58,13 +59,15 @@ def scan(
     if processes > 1 and load is None:
         raise InputError("Several processes need `load`, a function that makes the reader in each of them.")
     show = progress or Silent()
+    chunks = chunked(read_logs(paths, columns=columns, format=format))
+    first = next(chunks, None)  # files that cannot be read are refused before anything is written, too
     with RunFolder(out, _manifest(which, model)) as run:
         folder = ChunkFolder(run.work)
         count = 0
 
         def waiting() -> Iterator[Chunk]:
             nonlocal count
-            for chunk in chunked(read_logs(paths, columns=columns, format=format)):
+            for chunk in chain([first] if first else [], chunks):
                 count = chunk.number + 1
                 if not folder.has(chunk):
                     yield chunk

@@ -33,7 +33,8 @@ class Source:
 def sources_of(paths: Sequence[str | Path], suffixes: Collection[str]) -> list[Source]:
     """The files, in the order of the paths; those of a folder sorted by their names.
 
-    Of a folder only files with one of `suffixes`, or that and `.gz`, are taken, and nothing hidden.
+    Of a folder only files with one of `suffixes`, or that and `.gz`, are taken, nothing hidden, and nothing that mien
+    wrote into a run folder.
 
     Raises:
         InputError: no path, standard input twice, or a folder without logs.
@@ -68,13 +69,18 @@ def _is_folder(path: Path, name: str) -> bool:
 def _in_folder(folder: Path, suffixes: Collection[str]) -> Iterator[Source]:
     names: list[str] = []
     for place, folders, files in os.walk(folder, onerror=_refuse):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+        folders[:] = [name for name in folders if not name.startswith(".") and not _is_run(Path(place) / name)]
         kept = [name for name in files if not name.startswith(".") and suffix_of(name) in suffixes]
         names.extend((Path(place) / name).relative_to(folder).as_posix() for name in kept)
     if not names:
         raise InputError(f"No file in the folder {folder} has a name that chat logs have, such as chats.jsonl.")
     for name in sorted(names):
         yield Source(str(folder / name), name, folder / name, True)
+
+
+def _is_run(folder: Path) -> bool:
+    """Whether mien keeps a run there, whose files are no logs, and grow while they are read."""
+    return (folder / "run" / "manifest.json").is_file()
 
 
 def _refuse(error: OSError) -> None:

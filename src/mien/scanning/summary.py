@@ -159,9 +159,8 @@ def report_of(totals: Totals, gauges: GaugeSet, folder: ChunkFolder, title: str,
 def baseline_sentence(gauges: GaugeSet) -> str:
     """What sigma is measured against, in words."""
     sources = {g.baseline.source: g.baseline for g in gauges.gauges if g.baseline}
-    return "; ".join(
-        f"{source} ({base.n_turns} answers in {base.n_conversations} conversations)" for source, base in sources.items()
-    )
+    parts = (f"{name} ({b.n_turns} answers in {b.n_conversations} conversations)" for name, b in sources.items())
+    return f"Sigma is counted from {'; '.join(parts)}." if sources else "No gauge here has a baseline."
 
 
 def _gauge_line(gauge: Gauge, i: int, totals: Totals) -> GaugeLine:
