@@ -138,10 +138,10 @@ def summary(direction: Direction, folder: Path) -> str:
         f"  layer {at.layer}: AUC {at.auc:.2f} on unused questions (shuffled labels {at.auc_null:.2f}), "
         f"split-half cosine {at.split_half_cosine:.2f}",
         f"  rollouts: {card.rollouts.asked} written, {card.rollouts.kept} kept",
-        "  coef   score  coherence",
+        "  coef   score  coherence" if card.dose_response else "",
         *(f"  {d.coef:>4g}  {_number(d.score)}  {_number(d.coherence)}" for d in card.dose_response),
         f"  coherent from coef {card.coef_range[0]:g} to {card.coef_range[1]:g}" if card.coef_range else "",
-        f"report: {folder / 'card.html'}",
+        f"report: {folder / ('axis.html' if card.kind == 'assistant_axis' else 'card.html')}",
     ]
     return "\n".join(line for line in lines if line)
 

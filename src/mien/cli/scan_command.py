@@ -84,6 +84,8 @@ def command(
         )  # fmt: skip
     finally:
         bar.close()
+    if not summary["conversations"]:
+        raise InputError(_nothing(summary))
     emit(summary, as_json, _text(summary, out))
     if limit is not None and _beyond(summary, *limit):
         raise click.exceptions.Exit(DRIFT_FOUND)
@@ -162,6 +164,17 @@ def _limit(text: str | None) -> tuple[float, bool] | None:
 def _beyond(summary: dict[str, Any], number: float, share: bool) -> bool:
     drifted, total = summary["drifted"], summary["conversations"]
     return bool(100 * drifted > number * total if share else drifted > number)
+
+
+def _nothing(summary: dict[str, Any]) -> str:
+    if not summary["skipped"]:
+        return "There are no conversations in what was given; check the files, and --format and --columns."
+    first = summary["skipped_records"][0]
+    where = f"{first['source']}, line {first['line']}"
+    return (
+        f"No conversation could be read: {summary['skipped']} records were skipped, the first in {where}: "
+        f"{first['reason']}; check the files, and --format and --columns."
+    )
 
 
 def _today() -> str:

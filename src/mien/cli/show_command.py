@@ -20,6 +20,7 @@ def command(name: str, model: str, as_json: bool, quiet: bool) -> None:
 
     folder = find_direction(name, model)
     direction = load_direction(folder)
-    page = write_card_page(direction.card, folder)
+    of_axis = folder / "axis.html"
+    page = of_axis if of_axis.exists() else write_card_page(direction.card, folder)
     result = {**direction.card.model_dump(mode="json"), "out": str(folder), "page": str(page)}
     emit(result, as_json, summary(direction, folder))

@@ -13,6 +13,7 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
+from numpy.lib.format import read_array
 from numpy.typing import NDArray
 
 from mien.engines.hf_turns import read_turns
@@ -39,7 +40,7 @@ def message_means(
     """
     path = _path(model, conversation, places, layers)
     with contextlib.suppress(OSError, ValueError, EOFError):
-        kept = np.load(BytesIO(path.read_bytes()), allow_pickle=False)
+        kept = read_array(BytesIO(path.read_bytes()), allow_pickle=False)
         if kept.shape == (len(places), len(layers), model.info.d_model):
             return kept.astype(np.float32), 0
     (reading,) = read_turns(model, [conversation.messages], layers=layers)
