@@ -23,11 +23,14 @@ import machine_line  # noqa: E402
 from labelled import Labels, auc_with_interval, read_labels  # noqa: E402
 from scipy.stats import spearmanr  # noqa: E402
 
+from mien.authors import author_from_templates  # noqa: E402
+from mien.directions import load_direction  # noqa: E402
 from mien.engines.hf import HfEngine  # noqa: E402
 from mien.errors import InputError  # noqa: E402
 from mien.evidence import auc  # noqa: E402
 from mien.gauges import Gauge, GaugeSet, bundled_gauges, load_gauges, save_gauges  # noqa: E402
 from mien.gauges.alarms import wilson  # noqa: E402
+from mien.jobs.describe import describe_gauge  # noqa: E402
 from mien.jobs.fit import fit_gauge  # noqa: E402
 from mien.jobs.scan import scan  # noqa: E402
 from mien.judge import LikelihoodJudge  # noqa: E402
@@ -36,6 +39,10 @@ from mien.probes import bag_of_words  # noqa: E402
 from mien.records import Message, Rollout  # noqa: E402
 from mien.spec import load_library  # noqa: E402
 
+FROM_A_SENTENCE = {
+    "consciousness claims": "sentience_claiming", "delusion reinforcement": "delusion_feeding",
+    "emotional or narrative escalation": "delusion_feeding", "sycophancy or praise": "sycophantic",
+}  # fmt: skip
 BASE = REPO / "runs" / "validation" / "watching"
 JUDGED = {"consciousness claims": "sentience_claiming", "delusion reinforcement": "delusion_feeding"}
 
@@ -95,6 +102,34 @@ def fitted_table(files: list[Labels], model: Model) -> str:
     head = ["label", "fitted on", "tested on", "AUC where fitted, conversations left out", "AUC, transferred",
             "bag of words, transferred"]  # fmt: skip
     return table(head, rows)
+
+
+def sentence_table(files: list[Labels], model: Model) -> str:
+    """Gauges from a sentence: a vector from rollouts, the hand-written spec read, the template author's read."""
+    rows = []
+    for label, trait in FROM_A_SENTENCE.items():
+        spec = load_library(trait)
+        described = [describe_gauge(s, model).gauges[0] for s in (spec, author_from_templates(spec.description, trait))]
+        folder = REPO / "runs" / "validation" / "library" / trait
+        for data in files:
+            if min(data.positive(label).sum(), (~data.positive(label)).sum()) < 10:
+                continue
+            values = [data.sigma(g) for g in described]
+            cells = [auc_with_interval(v, data, label) for v in values]
+            rows.append([label, trait, data.name, _rollout_auc(folder, data, label), *cells])
+    head = ["label", "trait", "written by", "vector from rollouts", "spec's instructions read",
+            "one sentence, templates, read"]  # fmt: skip
+    return table(head, rows)
+
+
+def _rollout_auc(folder: Path, data: Labels, label: str) -> str:
+    """The persona vector at the layer nearest to the one its card recommends."""
+    if not (folder / "card.json").exists():
+        return "not extracted"
+    direction = load_direction(folder)
+    layer = min(data.layers, key=lambda k: abs(k - direction.layer))
+    values = data.means[:, data.layers.index(layer)] @ direction.unit(layer).numpy()
+    return auc_with_interval(values.astype(np.float64), data, label)
 
 
 def conversation_table(files: list[Labels], gauges: GaugeSet) -> str:
@@ -233,6 +268,7 @@ def main() -> None:
     parts = {
         "machine": "\n".join(machine_line.lines()),
         "cases": cases_table(found), "drift": drift_table(found), "bundled": bundled_table(files, gauges),
+        "sentence": sentence_table(files, model),
         "conversations": conversation_table(files, gauges), "fitted": fitted_table(files, model),
         "judge": judge_table(files, model, gauges, chosen.judge), "alarms": alarms_table(gauges),
         "second": kept.read_text("utf-8") if kept.exists() else "Not run yet (`--second-reader`).",
