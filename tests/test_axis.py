@@ -144,10 +144,10 @@ def test_it_points_from_shouting_to_the_assistant(made: tuple[Direction, Path], 
 def test_a_role_that_is_not_played_is_named_and_left_out(made: tuple[Direction, Path]) -> None:
     report = json.loads((made[1] / "map.json").read_text())
     assert "role_2" not in [role["name"] for role in report["roles"]]
-    assert {"name": "role_2", "reason": "not played: 40% of 5 answers are in the role"} in report["not_played"]
+    assert {"name": "role_2", "reason": "not played: 0% of 5 answers are in the role"} in report["not_played"]
     page = (made[1] / "axis.html").read_text()
     assert "role_2" in page
-    assert "not played: 40% of 5 answers" in page
+    assert "not played: 0% of 5 answers" in page
 
 
 def test_the_map_says_what_the_tensors_say(made: tuple[Direction, Path]) -> None:
@@ -403,3 +403,11 @@ def test_the_verdict(
     assert reasons[0].lower().startswith(word)
     assert ("Only 19 roles were played." in reasons) == (played == 19)
     assert not any("base model" in reason for reason in reasons)
+
+
+def test_what_a_prompt_makes_of_any_answer_is_not_the_role() -> None:
+    from mien.jobs.axis import _centred
+
+    raw = [2.0, 1.9, 5.0, 1.0, None]
+    own = [True, False, True, False, False]
+    assert _centred(raw, own, [0, 0, 1, 1, 1]) == pytest.approx([0.1, 0.0, 4.0, 0.0, None])

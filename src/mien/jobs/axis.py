@@ -196,7 +196,8 @@ def _judged(
     ]
     measured = measure_stage(run.stage("scores"), named, scores, show, 120)
     sides = [own for _, _, own in cases]
-    values = cross_calibrated([m.raw for m in measured], sides, [plays[of].question for _, of, _ in cases], seed)
+    raw = _centred([m.raw for m in measured], sides, [plays[of].role for _, of, _ in cases])
+    values = cross_calibrated(raw, sides, [plays[of].question for _, of, _ in cases], seed)
     found = {answer: value for (answer, _, own), value in zip(cases, values, strict=True) if own}
     plain = [r for r, p in zip(rollouts, plays, strict=True) if p.role is None]
     sound = fit_coherence(engine, plain, seed)
@@ -211,6 +212,16 @@ def _judged(
         kept.append(text and (p.role is None or in_role))
     return Cast(tuple(plays), tuple(rollouts), tuple(kept), tuple(found.get(i) for i in range(len(plays))),
                 tuple(refused))  # fmt: skip
+
+
+def _centred(raw: Sequence[float | None], own: Sequence[bool], role: Sequence[int | None]) -> list[float | None]:
+    """Values less their role's mean over default answers: what its prompts make of any answer is not the role."""
+    known: dict[int | None, list[float]] = {}
+    for value, mine, of in zip(raw, own, role, strict=True):
+        if value is not None and not mine:
+            known.setdefault(of, []).append(value)
+    usual = {of: float(np.mean(values)) for of, values in known.items()}
+    return [None if value is None else value - usual.get(of, 0.0) for value, of in zip(raw, role, strict=True)]
 
 
 def _score(rollout: Rollout, in_role: np.ndarray, plain: np.ndarray) -> Score:
