@@ -2,9 +2,9 @@
 
     python tools/bundle.py [--roles 60] [--questions 6]
 
-The Assistant Axis of the library's first roles, gauges of the descriptions that were found to tell real answers
-(docs/watching.md), and every library trait whose extracted vector is not weak, taken from `runs/validation/library`
-where `make validate` has left it. Baselines are of the ordinary conversations that come with mien. Runs are kept under
+The Assistant Axis of the library's first roles, every library trait whose extracted vector is not weak, taken from
+`runs/validation/library` where `make validate` has left it, and gauges of the descriptions that were found to tell real
+answers (docs/watching.md). Baselines are of the ordinary conversations that come with mien. Runs are kept under
 `runs/bundle`, so that making it again takes seconds; delete them to begin anew.
 """
 
@@ -19,7 +19,7 @@ from mien.gauges import GaugeSet, save_gauges
 from mien.gauges.gauge import Gauge
 from mien.jobs.axis import make_axis
 from mien.jobs.baseline import gauge_of, set_baseline
-from mien.jobs.describe import describe_gauge
+from mien.jobs.describe import describe_gauge, observer_gauge
 from mien.models import Model, load
 from mien.progress import Silent
 from mien.roles import load_roles
@@ -27,8 +27,8 @@ from mien.spec import library_names, load_library
 
 REPO = Path(__file__).resolve().parent.parent
 OUT = REPO / "src" / "mien" / "library" / "gauges" / "smollm2-135m.safetensors"
-DESCRIBED = ("sentience_claiming", "delusion_feeding")
-"""Traits whose description alone reads real answers: AUC above 0.65 on the labelled reference conversations."""
+DESCRIBED = ("delusion_feeding",)
+"""Traits whose vector is weak, and whose description alone reads real answers (AUC above 0.65, docs/watching.md)."""
 
 
 def persona_vectors(model: Model) -> list[Gauge]:
@@ -41,7 +41,7 @@ def persona_vectors(model: Model) -> list[Gauge]:
         direction = load_direction(folder)
         direction.check_model(model.info)
         if direction.card.verdict in ("usable", "strong"):
-            found.append(gauge_of(direction))
+            found.append(observer_gauge(direction, model))
     return found
 
 
@@ -52,9 +52,12 @@ def main() -> None:
     chosen = parser.parse_args()
     model = load()
     roles = load_roles().first(chosen.roles, chosen.questions)
-    axis = make_axis(roles, HfEngine(model), REPO / "runs" / "bundle" / "axis", progress=Silent())
-    gauges = [gauge_of(axis), *persona_vectors(model)]
-    gauges += [describe_gauge(load_library(name), model).gauges[0] for name in DESCRIBED]
+    vectors = persona_vectors(model)
+    traits = [load_direction(REPO / "runs" / "validation" / "library" / g.name) for g in vectors]
+    axis = make_axis(roles, HfEngine(model), REPO / "runs" / "bundle" / "axis", traits=traits, progress=Silent())
+    gauges = [gauge_of(axis), *vectors]
+    named = {g.name for g in gauges}
+    gauges += [describe_gauge(load_library(name), model).gauges[0] for name in DESCRIBED if name not in named]
     found = set_baseline(
         GaugeSet(model.info.id, model.info.fingerprint, model.info.d_model, tuple(gauges)), model, progress=Silent()
     )

@@ -30,7 +30,7 @@ from mien.errors import InputError  # noqa: E402
 from mien.evidence import auc  # noqa: E402
 from mien.gauges import Gauge, GaugeSet, bundled_gauges, load_gauges, save_gauges  # noqa: E402
 from mien.gauges.alarms import wilson  # noqa: E402
-from mien.jobs.describe import describe_gauge  # noqa: E402
+from mien.jobs.describe import describe_gauge, observer_gauge  # noqa: E402
 from mien.jobs.fit import fit_gauge  # noqa: E402
 from mien.jobs.scan import scan  # noqa: E402
 from mien.judge import LikelihoodJudge  # noqa: E402
@@ -45,6 +45,7 @@ FROM_A_SENTENCE = {
 }  # fmt: skip
 BASE = REPO / "runs" / "validation" / "watching"
 JUDGED = {"consciousness claims": "sentience_claiming", "delusion reinforcement": "delusion_feeding"}
+"""Labels, and the bundled gauge that is compared with the judge on them."""
 
 
 def reference() -> Path:
@@ -116,20 +117,22 @@ def sentence_table(files: list[Labels], model: Model) -> str:
                 continue
             values = [data.sigma(g) for g in described]
             cells = [auc_with_interval(v, data, label) for v in values]
-            rows.append([label, trait, data.name, _rollout_auc(folder, data, label), *cells])
-    head = ["label", "trait", "written by", "vector from rollouts", "spec's instructions read",
-            "one sentence, templates, read"]  # fmt: skip
+            rows.append([label, trait, data.name, *_rollout_aucs(folder, model, data, label), *cells])
+    head = ["label", "trait", "written by", "vector from rollouts, its layer", "the same, whitened, all layers",
+            "spec's instructions read", "one sentence, templates, read"]  # fmt: skip
     return table(head, rows)
 
 
-def _rollout_auc(folder: Path, data: Labels, label: str) -> str:
-    """The persona vector at the layer nearest to the one its card recommends."""
+def _rollout_aucs(folder: Path, model: Model, data: Labels, label: str) -> list[str]:
+    """The persona vector at the layer nearest to the one its card recommends, and as an observer's gauge."""
     if not (folder / "card.json").exists():
-        return "not extracted"
+        return ["not extracted"] * 2
     direction = load_direction(folder)
     layer = min(data.layers, key=lambda k: abs(k - direction.layer))
-    values = data.means[:, data.layers.index(layer)] @ direction.unit(layer).numpy()
-    return auc_with_interval(values.astype(np.float64), data, label)
+    at_layer = data.means[:, data.layers.index(layer)] @ direction.unit(layer).numpy()
+    gauge = observer_gauge(direction, model)
+    whole = sum(data.means[:, data.layers.index(p.layer)].astype(np.float64) @ p.vector for p in gauge.parts)
+    return [auc_with_interval(np.asarray(v, dtype=np.float64), data, label) for v in (at_layer, whole)]
 
 
 def conversation_table(files: list[Labels], gauges: GaugeSet) -> str:

@@ -1,10 +1,11 @@
-"""A gauge from a trait's description alone: no rollouts, no labels, seconds. Read `describe_gauge`.
+"""Gauges for text that others wrote: from a trait's description alone (no rollouts, no labels, seconds), and from a
+persona vector. Read `describe_gauge`.
 
 The reader reads the spec's own instructions, "be like this" against "be like that". The difference of their means is
 whitened by how ordinary answers vary, so that what differs between any two answers counts little, and averaged over
-layers. It is what the trait is *about* rather than what it does to an answer, and as an observer's gauge it does better
-than a vector from rollouts that a small reader plays badly (docs/watching.md has the comparison).
-This file does not know how a conversation is read.
+layers. It is what the trait is *about* rather than what it does to an answer; for traits that a small reader plays
+badly it reads as well as a vector from rollouts (docs/watching.md has the comparison). This file does not know how a
+conversation is read.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from mien.directions import Direction
 from mien.engines.hf_turns import read_turns
 from mien.gauges import Gauge, GaugeSet, Part
 from mien.jobs.baseline import set_baseline
@@ -51,16 +53,40 @@ def describe_gauge(spec: TraitSpec, model: Model, *, progress: Progress | None =
     read = read_turns(model, [(Message("system", text), Message("user", "Hello.")) for text in texts], layers=layers)
     means = np.stack([r.means[0] for r in read]).astype(np.float64)
     difference = means[::2].mean(0) - means[1::2].mean(0)
-    ordinary = answer_means(quiet_readings(model, show)).astype(np.float64)
-    parts = tuple(
-        Part(layer, (whitened(difference[i], ordinary[:, layer], SHRINKAGE) / len(layers)).astype(np.float32))
-        for i, layer in enumerate(layers)
-    )
     gauge = Gauge(
-        spec.name, spec.description, "high", parts, "described",
+        spec.name, spec.description, "high", _band(difference, layers, model, show), "described",
         evidence={"author": spec.author, "layers": layers, "shrinkage": SHRINKAGE,
                   "reasons": ["Made from the description alone; nothing says yet how well it tells real answers."]},
     )  # fmt: skip
     return set_baseline(
         GaugeSet(model.info.id, model.info.fingerprint, model.info.d_model, (gauge,)), model, progress=show
+    )
+
+
+def observer_gauge(direction: Direction, model: Model, *, progress: Progress | None = None) -> Gauge:
+    """A persona vector as a gauge for text that others wrote: whitened and averaged over layers in the same way.
+
+    It has no baseline yet. `gauge_of`, at one layer and unwhitened, is for the direction's own model: between writers
+    other things differ as well, and whitening counts them less.
+
+    Raises:
+        FingerprintError: the direction was made for another model.
+    """
+    direction.check_model(model.info)
+    layers = list(reading_layers(model.n_layers))
+    rows = direction.vector[layers].double().numpy()
+    card = direction.card
+    return Gauge(
+        card.name, card.description, "high", _band(rows, layers, model, progress or Silent()), "persona_vector",
+        evidence={"verdict": card.verdict, "reasons": card.verdict_reasons, "model": card.model, "layers": layers,
+                  "shrinkage": SHRINKAGE},
+    )  # fmt: skip
+
+
+def _band(rows: NDArray[np.float64], layers: list[int], model: Model, show: Progress) -> tuple[Part, ...]:
+    """One whitened vector a layer, `rows` `[len(layers), d]`; their sum is the mean of projections in their spreads."""
+    ordinary = answer_means(quiet_readings(model, show))
+    return tuple(
+        Part(k, (whitened(row, ordinary[:, k].astype(np.float64), SHRINKAGE) / len(layers)).astype(np.float32))
+        for row, k in zip(rows, layers, strict=True)
     )
