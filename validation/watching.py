@@ -141,6 +141,9 @@ def conversation_table(files: list[Labels], gauges: GaugeSet) -> str:
     for data in files:
         for g in gauges.gauges:
             drift = data.drift(g)
+            if drift.std() == 0:
+                rows.append([data.name, g.name, f"0 of {len(drift)}", "-", "-"])
+                continue
             rho, p = spearmanr(drift, data.off_rails)
             rows.append([data.name, g.name, f"{int((drift > 1).sum())} of {len(drift)}", f"{rho:+.2f}", f"{p:.2g}"])
     return table(["written by", "gauge", "drifted", "rank correlation with off_rails", "p"], rows)
