@@ -19,14 +19,17 @@ from safetensors.numpy import load_file
 from sklearn.decomposition import PCA
 
 import tiny
+from fake_endpoint import FakeEndpoint, Step, ok
 from mien import api
 from mien.card import LayerEvidence
 from mien.directions import Direction, load_direction
+from mien.endpoint import Endpoint
 from mien.engines.hf import HfEngine
 from mien.errors import InputError, NothingKeptError, RunError
 from mien.jobs import axis as job
-from mien.jobs.axis import Cast, Play, choose_layer, make_axis, means, verdict
+from mien.jobs.axis import Cast, choose_layer, make_axis, means, verdict
 from mien.jobs.axis_report import _not_played
+from mien.jobs.casting import Play, RoleJudge
 from mien.models import Model, wrap
 from mien.records import Rollout
 from mien.roles import Role, RoleSet
@@ -406,8 +409,25 @@ def test_the_verdict(
 
 
 def test_what_a_prompt_makes_of_any_answer_is_not_the_role() -> None:
-    from mien.jobs.axis import _centred
+    from mien.jobs.casting import _centred
 
     raw = [2.0, 1.9, 5.0, 1.0, None]
     own = [True, False, True, False, False]
     assert _centred(raw, own, [0, 0, 1, 1, 1]) == pytest.approx([0.1, 0.0, 4.0, 0.0, None])
+
+
+def test_an_endpoint_can_judge_the_roles(engine: HfEngine, tmp_path: Path) -> None:
+    """It tells capitals, so the loud roles are played and the torn one partly or not."""
+
+    def rate(payload: dict[str, Any]) -> Step:
+        asked = payload["messages"][-1]["content"]
+        answer = asked[asked.rindex("<answer ") :].partition(">")[2].partition("</answer")[0]
+        letters = [c for c in answer if c.isalpha()]
+        return ok("90" if "coherence" in asked[:120] or sum(map(str.isupper, letters)) > len(letters) / 2 else "10")
+
+    with FakeEndpoint(rate) as fake, Endpoint(fake.url, "m", cache_dir=tmp_path / "cache") as endpoint:
+        direction = make_axis(ROLES, engine, tmp_path / "a", max_tokens=12, judge=RoleJudge(endpoint))
+    assert direction.card.settings["judge"] == "api:m"
+    report = json.loads((tmp_path / "a" / "map.json").read_text())
+    assert {"role_0", "role_1", "role_3", "role_4"} <= {role["name"] for role in report["roles"]}
+    assert any(n["name"] == "role_2" and "40%" in n["reason"] for n in report["not_played"])

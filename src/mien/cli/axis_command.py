@@ -26,10 +26,16 @@ if TYPE_CHECKING:
 @click.option("--name", default="assistant", show_default=True, help="What to call it.")
 @click.option("--out", default=None, type=click.Path(path_type=Path), help="Folder of the run; default: mien's home.")
 @click.option("--seed", default=0, show_default=True, type=SEED, help="Of everything random.")
+@click.option("--judge", type=click.Choice(["likelihood", "endpoint"]), default="likelihood", show_default=True,
+              help="Who says whether a role was played.")  # fmt: skip
+@click.option("--endpoint", default=None, help="Base URL of an OpenAI-compatible API, for the judge.")
+@click.option("--endpoint-model", default=None, help="The model's name there; key in OPENAI_API_KEY.")
+@click.option("--endpoint-timeout", default=60.0, show_default=True, help="Seconds that one request there may take.")
 @output_options
 def command(
     model: str, adapter: str | None, device: str | None, dtype: str | None, source: Path | None, n_roles: int,
-    n_questions: int, max_tokens: int, name: str, out: Path | None, seed: int, as_json: bool, quiet: bool,
+    n_questions: int, max_tokens: int, name: str, out: Path | None, seed: int, judge: str,
+    endpoint: str | None, endpoint_model: str | None, endpoint_timeout: float, as_json: bool, quiet: bool,
 ) -> None:  # fmt: skip
     """Let the model play roles, and find the direction in which all of them leave the Assistant.
 
@@ -42,9 +48,14 @@ def command(
     check_name(name)
     roles = _cut(load_roles(source), n_roles, n_questions)
 
+    from mien.cli.extract_command import endpoint_of, spent_on
+
+    remote = endpoint_of(endpoint, endpoint_model, endpoint_timeout, None) if judge == "endpoint" else None
+
     from mien.engines.hf import HfEngine
     from mien.home import folder_for
     from mien.jobs.axis import make_axis
+    from mien.jobs.casting import RoleJudge
     from mien.progress import Silent
 
     loaded = load_model(model, adapter, device, dtype, quiet)
@@ -53,10 +64,13 @@ def command(
     try:
         direction = make_axis(
             roles, HfEngine(loaded), folder, name=name, max_tokens=max_tokens, seed=seed,
-            traits=kept_traits(loaded), progress=Silent() if quiet else bar,
+            traits=kept_traits(loaded), judge=RoleJudge(remote) if remote else None,
+            progress=Silent() if quiet else bar,
         )  # fmt: skip
     finally:
         bar.close()
+        if remote is not None and not quiet:
+            click.echo(spent_on(remote), err=True)
     result = {**direction.card.model_dump(mode="json"), "out": str(folder), "page": str(folder / "axis.html")}
     emit(result, as_json, _summary(direction, folder))
 

@@ -50,7 +50,7 @@ def command(
     Everything lands in the run's folder as it happens. Stopped at any moment, the same command goes on from there.
     """
     needed = author == "endpoint" or judge == "endpoint"
-    remote = _endpoint(endpoint, endpoint_model, endpoint_timeout, endpoint_price) if needed else None
+    remote = endpoint_of(endpoint, endpoint_model, endpoint_timeout, endpoint_price) if needed else None
     trait = trait_of(sentence, spec, name, remote if author == "endpoint" else None)
 
     from mien.engines.hf import HfEngine
@@ -70,12 +70,12 @@ def command(
     finally:
         bar.close()
         if remote is not None and not quiet:
-            click.echo(_spent(remote), err=True)
+            click.echo(spent_on(remote), err=True)
     result = {**direction.card.model_dump(mode="json"), "out": str(folder), "page": str(folder / "card.html")}
     emit(result, as_json, summary(direction, folder))
 
 
-def _endpoint(url: str | None, model: str | None, timeout: float, price: tuple[float, float] | None) -> Endpoint:
+def endpoint_of(url: str | None, model: str | None, timeout: float, price: tuple[float, float] | None) -> Endpoint:
     if not url or not model:
         raise InputError("An endpoint as author or judge needs --endpoint URL and --endpoint-model NAME.")
     from mien.endpoint import Endpoint
@@ -84,7 +84,7 @@ def _endpoint(url: str | None, model: str | None, timeout: float, price: tuple[f
     return Endpoint(url, model, timeout=timeout, cache_dir=cache_dir() / "replies", price=price)
 
 
-def _spent(endpoint: Endpoint) -> str:
+def spent_on(endpoint: Endpoint) -> str:
     used = endpoint.usage
     cost = f", {used.cost:.4f} at the price given" if used.cost is not None else ""
     return (

@@ -6,7 +6,7 @@ This file does not know what an engine, a page or a role library looks like insi
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,36 +21,20 @@ from mien.dose import refused as refused_by
 from mien.dose import seed_of
 from mien.errors import InputError, NothingKeptError
 from mien.jobs.axis_report import report_of, save_map
+from mien.jobs.casting import JUDGED_TOKENS, Play, RoleJudge, by_likelihood
 from mien.jobs.extract import check_draws, versions
-from mien.judge import cross_calibrated, measure_stage
 from mien.progress import Progress, Silent
-from mien.records import Engine, Rollout, Sampling, Score, ScoreRequest, WriteRequest
+from mien.records import Engine, Rollout, Sampling, WriteRequest
 from mien.report.axis_page import write_axis_page
 from mien.roles import RoleSet, roles_hash
 from mien.rollouts import readings_of, write_rollouts
 from mien.spec import load_neutral
 from mien.store import RunFolder
 
-JUDGED_TOKENS = 20
-"""Tokens of an answer, from its start, that the judge looks at."""
 FULLY, PARTLY = 0.8, 0.5
 """Share of a role's answers judged to be in the role from which it counts as played fully, and partly."""
 MAX_EVIDENCE = 1500
 """Most answers that the held-out tests are made on; more would not fit into memory and change little."""
-
-
-@dataclass(frozen=True)
-class Play:
-    """One role (None: the default Assistant) asked one question in one way."""
-
-    role: int | None
-    question: int
-    way: int
-
-    @property
-    def key(self) -> str:
-        who = "default" if self.role is None else str(self.role)
-        return f"axis/{who}/{self.question}/{self.way}"
 
 
 @dataclass(frozen=True)
@@ -80,25 +64,27 @@ def make_axis(
     temperature: float = 0.7,
     seed: int = 0,
     traits: Sequence[Direction] = (),
+    judge: RoleJudge | None = None,
     progress: Progress | None = None,
 ) -> Direction:
     """Make the axis, prove it, and leave it in `out` with its card, map and page. Goes on where an earlier run stopped.
 
     Args:
         traits: directions of the same model to place on the map.
+        judge: who says whether a role was played; the likelihood judge with the model itself if None.
 
     Raises:
         InputError: a setting that cannot be used.
         NothingKeptError: fewer than three roles were played.
         RunError: `out` holds another run, is in use, or cannot be written.
     """
-    settings, show = _settings(roles, engine, max_tokens, temperature, seed), progress or Silent()
+    settings, show = _settings(roles, engine, max_tokens, temperature, seed, judge), progress or Silent()
     manifest = {
         "job": "axis", "name": name, "roles": roles_hash(roles), "model": engine.info.id,
         "fingerprint": engine.info.fingerprint, "settings": settings, "versions": versions(),
     }  # fmt: skip
     with RunFolder(out, manifest) as run:
-        cast = play(roles, engine, Sampling(max_tokens, temperature), seed, run, show)
+        cast = play(roles, engine, Sampling(max_tokens, temperature), seed, run, show, judge)
         played = [i for i in range(len(roles.roles)) if cast.share(i) >= PARTLY]
         if len(played) < 3:
             raise NothingKeptError(
@@ -134,18 +120,23 @@ def _proven(
     return Direction(direction.vector, card, proof.quantiles(projections))
 
 
-def _settings(roles: RoleSet, engine: Engine, max_tokens: int, temperature: float, seed: int) -> dict[str, object]:
+def _settings(
+    roles: RoleSet, engine: Engine, max_tokens: int, temperature: float, seed: int, judge: RoleJudge | None
+) -> dict[str, object]:
     check_draws(seed, temperature)
     if max_tokens < 4:
         raise InputError(f"Answers of {max_tokens} tokens say too little of a role; give at least 4.")
     return {
         "roles": len(roles.roles), "questions": len(roles.questions), "source": roles.source, "seed": seed,
         "max_tokens": max_tokens, "temperature": temperature, "dtype": engine.info.dtype,
-        "judge": f"likelihood, role against default prompt, {JUDGED_TOKENS} tokens",
+        "judge": judge.identity if judge else f"likelihood, role against default prompt, {JUDGED_TOKENS} tokens",
     }  # fmt: skip
 
 
-def play(roles: RoleSet, engine: Engine, sampling: Sampling, seed: int, run: RunFolder, show: Progress) -> Cast:
+def play(
+    roles: RoleSet, engine: Engine, sampling: Sampling, seed: int, run: RunFolder, show: Progress,
+    judge: RoleJudge | None = None,
+) -> Cast:  # fmt: skip
     """Every role answers every question, asked for in turn in each of its ways; the default Assistant likewise."""
     plays = [Play(i, q, (q + i) % len(role.ways)) for i, role in enumerate(roles.roles)
              for q in range(len(roles.questions))]  # fmt: skip
@@ -156,7 +147,7 @@ def play(roles: RoleSet, engine: Engine, sampling: Sampling, seed: int, run: Run
     ]
     show.begin(f"{len(roles.roles)} roles x {len(roles.questions)} questions: writing and reading", len(requests))
     rollouts = write_rollouts(engine, requests, sampling, run.stage("answers"), show)
-    return _judged(roles, engine, plays, rollouts, seed, run, show)
+    return _judged(roles, engine, plays, rollouts, seed, run, show, judge)
 
 
 def _way(roles: RoleSet, p: Play, engine: Engine) -> str | None:
@@ -166,39 +157,14 @@ def _way(roles: RoleSet, p: Play, engine: Engine) -> str | None:
 
 def _judged(
     roles: RoleSet, engine: Engine, plays: list[Play], rollouts: list[Rollout], seed: int, run: RunFolder,
-    show: Progress,
+    show: Progress, judge: RoleJudge | None,
 ) -> Cast:  # fmt: skip
-    """Is an answer in its role? `s = [log p(y | x, role) - log p(y | x, default)] / |y|`, by *another* way of asking
-    for the role than the one it was written under, calibrated against default answers measured with the same prompts.
-    """
-    default = {p.question: i for i, p in reversed(list(enumerate(plays))) if p.role is None}
-    cases = [(i, i, True) for i, p in enumerate(plays) if p.role is not None]
-    # Each role's prompts are tried on one default answer to every question too: what everything would be likely under.
-    cases += [(default[plays[i].question], i, False) for i, _, _ in list(cases)]
-    show.begin("judging the roles", len(cases))
-
-    def scores(some: Sequence[Rollout], part: slice) -> list[Score]:
-        asked = []
-        for answer, of, _ in cases[part]:
-            p, rollout = plays[of], rollouts[answer]
-            assert p.role is not None
-            other = roles.roles[p.role].ways[(p.way + 1) % len(roles.roles[p.role].ways)]
-            for system in (other, None):
-                asked.append(ScoreRequest(ask(roles.questions[p.question], system), rollout.text,
-                                          rollout.response_ids, JUDGED_TOKENS))  # fmt: skip
-        rows = engine.logprobs(asked)
-        return [
-            _score(r, a, b) for r, a, b in zip(some, rows[::2], rows[1::2], strict=True)
-        ]  # fmt: skip
-
-    named = [
-        replace(rollouts[answer], id=f"{plays[of].key}/{'own' if own else 'default'}") for answer, of, own in cases
-    ]
-    measured = measure_stage(run.stage("scores"), named, scores, show, 120)
-    sides = [own for _, _, own in cases]
-    raw = _centred([m.raw for m in measured], sides, [plays[of].role for _, of, _ in cases])
-    values = cross_calibrated(raw, sides, [plays[of].question for _, of, _ in cases], seed)
-    found = {answer: value for (answer, _, own), value in zip(cases, values, strict=True) if own}
+    """The answers with what the judge makes of them, and which are kept: in the role, sound text, and no refusal."""
+    stage = run.stage("scores")
+    if judge is None:
+        found = by_likelihood(roles, engine, plays, rollouts, seed, stage, show)
+    else:
+        found = judge(roles, plays, rollouts, stage, show)
     plain = [r for r, p in zip(rollouts, plays, strict=True) if p.role is None]
     sound = fit_coherence(engine, plain, seed)
     phrases = load_neutral().refusals
@@ -212,22 +178,6 @@ def _judged(
         kept.append(text and (p.role is None or in_role))
     return Cast(tuple(plays), tuple(rollouts), tuple(kept), tuple(found.get(i) for i in range(len(plays))),
                 tuple(refused))  # fmt: skip
-
-
-def _centred(raw: Sequence[float | None], own: Sequence[bool], role: Sequence[int | None]) -> list[float | None]:
-    """Values less their role's mean over default answers: what its prompts make of any answer is not the role."""
-    known: dict[int | None, list[float]] = {}
-    for value, mine, of in zip(raw, own, role, strict=True):
-        if value is not None and not mine:
-            known.setdefault(of, []).append(value)
-    usual = {of: float(np.mean(values)) for of, values in known.items()}
-    return [None if value is None else value - usual.get(of, 0.0) for value, of in zip(raw, role, strict=True)]
-
-
-def _score(rollout: Rollout, in_role: np.ndarray, plain: np.ndarray) -> Score:
-    if not len(in_role) or not rollout.text.strip():
-        return Score(rollout.id, None, None, missing="the answer is empty")
-    return Score(rollout.id, None, None, raw=float(in_role.mean() - plain.mean()))
 
 
 def means(cast: Cast, played: Sequence[int], run: RunFolder, engine: Engine) -> persona_map.RoleMeans:
