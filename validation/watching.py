@@ -227,7 +227,7 @@ def judge_table(files: list[Labels], model: Model, gauges: GaugeSet, count: int)
                  f"{auc(data.sigma(named[trait])[chosen], y[chosen]):.2f}"]
             )  # fmt: skip
             print("judged", label, data.name, flush=True)
-    return table(["label", "written by", "answers", "likelihood judge", "gauge from the description"], rows)
+    return table(["label", "written by", "answers", "likelihood judge", "bundled gauge of the trait"], rows)
 
 
 def _raw(judge: LikelihoodJudge, model: Model, rollouts: list[Rollout]) -> np.ndarray:
