@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from mien.card import Card
+from mien.gauges import bundled_gauges
 from mien.spec import load_spec, save_spec
 from processes import command, mien
 
@@ -162,10 +163,14 @@ def test_scan_finds_the_bot_that_left_its_character(tmp_path: Path) -> None:
     assert (done.code, done.err) == (0, "")
     summary = json.loads(done.out)
     assert (summary["conversations"], summary["turns"], summary["skipped"]) == (3, 8, 0)
-    assert len(summary["gauges"]) == 3
+    bundled = bundled_gauges("smollm2-135m")
+    assert bundled is not None
+    names = [gauge.name for gauge in bundled.gauges]
+    assert [gauge["name"] for gauge in summary["gauges"]] == names
+    assert {"assistant", "sentience_claiming", "delusion_feeding"} <= set(names)
     assert (out / "report.html").read_text().count("<html") == 1
     rows = pq.read_table(out / "turns.parquet").to_pylist()
-    assert len(rows) == 3 * 8
+    assert len(rows) == len(names) * 8
     sigma: dict[tuple[str, str], list[float]] = {}
     for row in rows:
         sigma.setdefault((row["gauge"], row["conversation"]), []).append(row["sigma"])
