@@ -26,6 +26,7 @@ ORDER = (
     "store",
     "textfiles",
     "logs",
+    "entries",
     "rubric",
     "phrasing",
     "questions",

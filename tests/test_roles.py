@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 import yaml
 
+from mien.entries import MAX_TEXT
 from mien.errors import FormatError, InputError, MienError, SpecError
 from mien.questions import load_questions
 from mien.roles import DISTANCES, Role, RoleSet, load_roles, roles_hash
-from mien.spec import MAX_TEXT, library_names, load_library
+from mien.spec import library_names, load_library
 
 
 def mapping(**changes: Any) -> dict[str, Any]:

@@ -13,10 +13,10 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from mien.entries import MAX_TEXT
 from mien.errors import FormatError, RunError, SpecError
 from mien.questions import load_questions
 from mien.spec import (
-    MAX_TEXT,
     InstructionPair,
     TraitSpec,
     check_name,

@@ -12,7 +12,6 @@ import difflib
 import hashlib
 import json
 import re
-import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
@@ -20,9 +19,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from mien.entries import checked_text, kind_of, shortened
 from mien.errors import FormatError, InputError, SpecError
 from mien.published import text_key
-from mien.spec import MAX_ENTRIES, MAX_NAME, MAX_TEXT, slug
+from mien.spec import MAX_ENTRIES, MAX_NAME, slug
 from mien.textfiles import parse_json, parse_yaml, read_text
 
 MIN_ROLES = 3
@@ -61,14 +61,14 @@ class Role:
         put = object.__setattr__
         put(self, "name", _name(self.name))
         what = f"ways to ask for {self.name}"
-        ways = tuple(_text(way, f"Entry {i} of the {what}") for i, way in enumerate(_listed(self.ways, what), 1))
+        ways = tuple(checked_text(way, f"Entry {i} of the {what}") for i, way in enumerate(_listed(self.ways, what), 1))
         _distinct(ways, what)
         put(self, "ways", ways)
         if self.description != "":
-            put(self, "description", _text(self.description, f"The description of {self.name}"))
+            put(self, "description", checked_text(self.description, f"The description of {self.name}"))
         if self.distance is not None and self.distance not in DISTANCES:
             raise SpecError(
-                f"The distance of {self.name} is {_short(self.distance)}; it is one of {', '.join(DISTANCES)}."
+                f"The distance of {self.name} is {shortened(self.distance)}; it is one of {', '.join(DISTANCES)}."
             )
 
 
@@ -98,16 +98,16 @@ class RoleSet:
         roles = tuple(_listed(self.roles, "roles", MIN_ROLES))
         for i, role in enumerate(roles, 1):
             if not isinstance(role, Role):
-                raise SpecError(f"Role {i} is {_kind(role)}; it has to be a Role.")
+                raise SpecError(f"Role {i} is {kind_of(role)}; it has to be a Role.")
         _distinct([role.name for role in roles if isinstance(role, Role)], "roles")
         questions = _listed(self.questions, "questions", MIN_QUESTIONS)
         ways = tuple(
-            way if way == "" else _text(way, f"Entry {i} of the default prompts")
+            way if way == "" else checked_text(way, f"Entry {i} of the default prompts")
             for i, way in enumerate(_listed(self.default_ways, "default prompts"), 1)
         )
         _distinct(ways, "default prompts")
         put(self, "roles", roles)
-        put(self, "questions", tuple(_text(text, f"Question {i}") for i, text in enumerate(questions, 1)))
+        put(self, "questions", tuple(checked_text(text, f"Question {i}") for i, text in enumerate(questions, 1)))
         put(self, "default_ways", ways)
 
     def first(self, n_roles: int, n_questions: int) -> RoleSet:
@@ -134,7 +134,7 @@ def load_roles(where: str | Path | None = None) -> RoleSet:
     if where is None:
         return _library()
     if not isinstance(where, str | Path):
-        raise SpecError(f"The roles are {_kind(where)}; give the path of a file or of a folder.")
+        raise SpecError(f"The roles are {kind_of(where)}; give the path of a file or of a folder.")
     if not str(where).strip():
         raise SpecError("The path of the roles is empty; give a file or a folder, or leave it out for the library's.")
     try:
@@ -176,7 +176,7 @@ def _read_mapping(path: Path, text: str | None = None) -> Mapping[str, Any]:
     text = read_text(path, "role file") if text is None else text
     data = (parse_json if path.suffix.lower() == ".json" else parse_yaml)(text, path)
     if not isinstance(data, Mapping):
-        raise FormatError(f"{path} is {_kind(data)}, not a mapping with the keys {', '.join(_KEYS)}.")
+        raise FormatError(f"{path} is {kind_of(data)}, not a mapping with the keys {', '.join(_KEYS)}.")
     return data
 
 
@@ -199,7 +199,7 @@ def _from_mapping(data: Mapping[str, Any], path: Path, stand_in: Mapping[str, An
 
 def _role(number: int, entry: object) -> Role:
     if not isinstance(entry, Mapping):
-        raise SpecError(f"Role {number} is {_kind(entry)}; it has to be a mapping with {', '.join(_ROLE_KEYS)}.")
+        raise SpecError(f"Role {number} is {kind_of(entry)}; it has to be a mapping with {', '.join(_ROLE_KEYS)}.")
     _check_keys(entry, _ROLE_KEYS, ("name", "ways"), f"Role {number}")
     return Role(entry["name"], entry["ways"], entry.get("who", ""), entry.get("distance"))
 
@@ -258,7 +258,7 @@ def _descriptions(file: Path) -> Mapping[str, Any]:
         return {}
     data = parse_json(read_text(file, "role list"), file)
     if not isinstance(data, Mapping):
-        raise FormatError(f"{file} is {_kind(data)}; a role list is a mapping of names to sentences.")
+        raise FormatError(f"{file} is {kind_of(data)}; a role list is a mapping of names to sentences.")
     return data
 
 
@@ -274,7 +274,7 @@ def _check_keys(data: Mapping[Any, Any], known: Sequence[str], needed: Iterable[
         if key not in known:
             close = difflib.get_close_matches(str(key)[:MAX_NAME], known, n=1)
             end = f"did you mean {close[0]}?" if close else f"there are {', '.join(known)}."
-            raise SpecError(f"{what} has the unknown key {_short(key)}; {end}")
+            raise SpecError(f"{what} has the unknown key {shortened(key)}; {end}")
     for key in needed:
         if key not in data:
             raise SpecError(f"{what} has no '{key}'; add it.")
@@ -282,14 +282,14 @@ def _check_keys(data: Mapping[Any, Any], known: Sequence[str], needed: Iterable[
 
 def _check_count(n: object, there_are: int, least: int, what: str) -> None:
     if not isinstance(n, int) or isinstance(n, bool):
-        raise InputError(f"The number of {what} is {_kind(n)}; it has to be a whole number.")
+        raise InputError(f"The number of {what} is {kind_of(n)}; it has to be a whole number.")
     if not least <= n <= there_are:
         raise InputError(f"{n} {what} cannot be had: there are {there_are}, and it takes {least} at least.")
 
 
 def _listed(value: object, what: str, least: int = 1) -> Sequence[object]:
     if not isinstance(value, list | tuple):
-        raise SpecError(f"The {what} are {_kind(value)}; they have to be a list.")
+        raise SpecError(f"The {what} are {kind_of(value)}; they have to be a list.")
     if not value:
         raise SpecError(f"There are no {what}; give {least} at least.")
     if not least <= len(value) <= MAX_ENTRIES:
@@ -302,41 +302,14 @@ def _distinct(texts: Iterable[str], what: str) -> None:
     for i, text in enumerate(texts, 1):
         first = seen.setdefault(text_key(text), i)
         if first != i:
-            raise SpecError(f"Entries {first} and {i} of the {what} are the same: {_short(text)}; drop one.")
+            raise SpecError(f"Entries {first} and {i} of the {what} are the same: {shortened(text)}; drop one.")
 
 
 def _name(value: object) -> str:
-    text = _text(value, "The name of a role")
+    text = checked_text(value, "The name of a role")
     if len(text) > MAX_NAME or not _NAME.fullmatch(text):
         raise SpecError(
-            f"{_short(text)} cannot be the name of a role: it may have up to {MAX_NAME} letters a-z, digits, '_' and "
-            f"'-', and begins with a letter or a digit, for example {slug(text)!r}."
+            f"{shortened(text)} cannot be the name of a role: it may have up to {MAX_NAME} letters a-z, digits, '_' "
+            f"and '-', and begins with a letter or a digit, for example {slug(text)!r}."
         )
     return text
-
-
-def _text(value: object, what: str) -> str:
-    if not isinstance(value, str):
-        raise SpecError(f"{what} is {_kind(value)}, not text; in YAML, put it into quotes.")
-    text = value.strip()
-    if not any(unicodedata.category(char)[0] in "LNPS" for char in text):
-        raise SpecError(f"{what} is empty; write it out.")
-    if len(text) > MAX_TEXT:
-        raise SpecError(f"{what} has {len(text)} characters; {MAX_TEXT} is the most.")
-    bad = next((char for char in text if unicodedata.category(char) in ("Cc", "Cs") and char not in "\n\t"), None)
-    if bad is not None:
-        raise SpecError(f"{what} has the control character U+{ord(bad):04X} in it; remove it.")
-    return text
-
-
-def _kind(value: object) -> str:
-    """A value's kind in words; never its content, which may be huge."""
-    if value is None:
-        return "empty"
-    names = {str: "a text", bool: "a yes/no value", int: "a number", float: "a number", list: "a list"}
-    return "a mapping" if isinstance(value, Mapping) else names.get(type(value), f"a {type(value).__name__}")
-
-
-def _short(value: object) -> str:
-    text = str(value) if isinstance(value, str | int | float) else _kind(value)
-    return repr(text if len(text) <= 60 else f"{text[:57]}...")

@@ -20,13 +20,12 @@ from typing import Any
 
 import yaml
 
+from mien.entries import checked_text, kind_of, shortened
 from mien.errors import FormatError, SpecError
 from mien.published import is_published, mapping_to_published, published_to_mapping, text_key
 from mien.store import disk_errors, write_atomic
 from mien.textfiles import parse_json, parse_yaml, read_text
 
-MAX_TEXT = 4000
-"""Longest text in a spec, in characters."""
 MAX_ENTRIES = 1000
 """Most questions of a kind, or instruction pairs, in a spec."""
 MAX_NAME = 64
@@ -78,7 +77,7 @@ class TraitSpec:
         put = object.__setattr__
         put(self, "name", check_name(self.name))
         for field in ("description", "rubric", "author"):
-            put(self, field, _text(getattr(self, field), f"The {field}"))
+            put(self, field, checked_text(getattr(self, field), f"The {field}"))
         put(self, "description", " ".join(self.description.split()))
         put(self, "instructions", _pairs(self.instructions))
         for field in ("extract_questions", "eval_questions"):
@@ -87,7 +86,7 @@ class TraitSpec:
         for question in self.extract_questions:
             if text_key(question) in held_out:
                 raise SpecError(
-                    f"The question {_short(question)} is among both the extract and the eval questions; "
+                    f"The question {shortened(question)} is among both the extract and the eval questions; "
                     "keep it in one of them, since a direction must not be tested on what it was made of."
                 )
 
@@ -119,7 +118,7 @@ def load_library(name: str) -> TraitSpec:
         SpecError: there is none; the message names the closest ones.
     """
     if name not in library_names():
-        raise SpecError(f"There is no trait {_short(name)} in the library{_suggest(name, library_names())}")
+        raise SpecError(f"There is no trait {shortened(name)} in the library{_suggest(name, library_names())}")
     path = _LIBRARY / "traits" / f"{name}.yaml"
     return _from_file(path, author="mien library")
 
@@ -149,7 +148,7 @@ def load_spec(path_or_name: str | Path) -> TraitSpec:
             raise SpecError("The trait is empty; give a library name or the path of a trait file.")
         if not _looks_like_path(path_or_name):
             raise SpecError(
-                f"{_short(path_or_name)} is neither a trait of the library nor a file"
+                f"{shortened(path_or_name)} is neither a trait of the library nor a file"
                 f"{_suggest(path_or_name, library_names())}"
             )
     return _from_file(Path(path_or_name), author="file")
@@ -192,10 +191,10 @@ def spec_from_mapping(data: object, *, author: str | None = None) -> TraitSpec:
         SpecError: a key is missing or unknown, or a value cannot be used.
     """
     if not isinstance(data, Mapping):
-        raise SpecError(f"A trait is a mapping with the keys {', '.join(_KEYS)}; this is {_kind(data)}.")
+        raise SpecError(f"A trait is a mapping with the keys {', '.join(_KEYS)}; this is {kind_of(data)}.")
     for key in data:
         if key not in _KEYS:
-            raise SpecError(f"The key {_short(key)} is unknown{_suggest(str(key), _KEYS)}")
+            raise SpecError(f"The key {shortened(key)} is unknown{_suggest(str(key), _KEYS)}")
     values = {"author": author, **data} if author else dict(data)
     missing = [key for key in _KEYS if key not in values]
     if missing:
@@ -217,12 +216,12 @@ def check_name(name: object) -> str:
     Raises:
         SpecError: it is empty, longer than `MAX_NAME`, or has other characters than letters, digits, '_' and '-'.
     """
-    text = _text(name, "The trait's name")
+    text = checked_text(name, "The trait's name")
     if len(text) > MAX_NAME:
         raise SpecError(f"The trait's name has {len(text)} characters; {MAX_NAME} is the most.")
     if not _NAME.fullmatch(text):
         raise SpecError(
-            f"{_short(text)} cannot be a trait's name: it may have letters a-z, digits, '_' and '-' only, "
+            f"{shortened(text)} cannot be a trait's name: it may have letters a-z, digits, '_' and '-' only, "
             f"and begins with a letter or a digit, for example {slug(text)!r}."
         )
     return text
@@ -261,7 +260,7 @@ def _from_file(path: Path, author: str) -> TraitSpec:
     if data is None:
         raise FormatError(f"{path} is empty; a trait has the keys {', '.join(_KEYS)}.")
     if not isinstance(data, Mapping):
-        raise FormatError(f"{path} holds {_kind(data)}, not a trait with the keys {', '.join(_KEYS)}.")
+        raise FormatError(f"{path} holds {kind_of(data)}, not a trait with the keys {', '.join(_KEYS)}.")
     if not is_published(data) and not any(key in _KEYS for key in data):
         raise FormatError(f"{path} is not a trait: it has none of the keys {', '.join(_KEYS)}.")
     try:
@@ -285,7 +284,7 @@ def _looks_like_path(text: str) -> bool:
 
 def _pair(number: int, value: object) -> InstructionPair:
     if not isinstance(value, Mapping):
-        raise SpecError(f"Instruction pair {number} is {_kind(value)}; it has to be a mapping with 'pos' and 'neg'.")
+        raise SpecError(f"Instruction pair {number} is {kind_of(value)}; it has to be a mapping with 'pos' and 'neg'.")
     for side in ("pos", "neg"):
         if side not in value:
             raise SpecError(
@@ -298,8 +297,9 @@ def _pairs(value: object) -> tuple[InstructionPair, ...]:
     pairs = []
     for i, pair in enumerate(_listed(value, "instruction pairs"), 1):
         if not isinstance(pair, InstructionPair):
-            raise SpecError(f"Instruction pair {i} is {_kind(pair)}; it has to be an InstructionPair.")
-        pos, neg = _text(pair.pos, f"'pos' of instruction pair {i}"), _text(pair.neg, f"'neg' of instruction pair {i}")
+            raise SpecError(f"Instruction pair {i} is {kind_of(pair)}; it has to be an InstructionPair.")
+        pos = checked_text(pair.pos, f"'pos' of instruction pair {i}")
+        neg = checked_text(pair.neg, f"'neg' of instruction pair {i}")
         if text_key(pos) == text_key(neg):
             raise SpecError(f"'pos' and 'neg' of instruction pair {i} are the same; a pair has to differ in the trait.")
         pairs.append(InstructionPair(pos, neg))
@@ -307,59 +307,27 @@ def _pairs(value: object) -> tuple[InstructionPair, ...]:
 
 
 def _questions(value: object, what: str) -> tuple[str, ...]:
-    questions = tuple(_text(entry, f"Entry {i} of the {what}") for i, entry in enumerate(_listed(value, what), 1))
+    questions = tuple(
+        checked_text(entry, f"Entry {i} of the {what}") for i, entry in enumerate(_listed(value, what), 1)
+    )
     seen: dict[str, int] = {}
     for i, question in enumerate(questions, 1):
         first = seen.setdefault(text_key(question), i)
         if first != i:
             raise SpecError(
-                f"Entries {first} and {i} of the {what} are the same question: {_short(question)}; drop one."
+                f"Entries {first} and {i} of the {what} are the same question: {shortened(question)}; drop one."
             )
     return questions
 
 
 def _listed(value: object, what: str) -> Sequence[object]:
     if not isinstance(value, list | tuple):
-        raise SpecError(f"The {what} are {_kind(value)}; they have to be a list.")
+        raise SpecError(f"The {what} are {kind_of(value)}; they have to be a list.")
     if not value:
         raise SpecError(f"The trait has no {what}; give one at least, and better twenty questions or five pairs.")
     if len(value) > MAX_ENTRIES:
         raise SpecError(f"There are {len(value)} {what}; {MAX_ENTRIES} is the most.")
     return value
-
-
-def _text(value: object, what: str) -> str:
-    if not isinstance(value, str):
-        raise SpecError(f"{what} is {_kind(value)}, not text; in YAML, put it into quotes.")
-    text = value.strip()
-    if not any(unicodedata.category(char)[0] in "LNPS" for char in text):
-        raise SpecError(f"{what} is empty; write it out.")
-    if len(text) > MAX_TEXT:
-        raise SpecError(f"{what} has {len(text)} characters; {MAX_TEXT} is the most.")
-    bad = next((char for char in text if unicodedata.category(char) in ("Cc", "Cs") and char not in "\n\t"), None)
-    if bad is not None:
-        raise SpecError(f"{what} has the control character U+{ord(bad):04X} in it; remove it.")
-    return text
-
-
-def _kind(value: object) -> str:
-    """A value's kind in words; never its content, which may be huge."""
-    if value is None:
-        return "empty"
-    names = {
-        str: "a text",
-        bool: "a yes/no value",
-        int: "a number",
-        float: "a number",
-        list: "a list",
-        dict: "a mapping",
-    }
-    return names.get(type(value), f"a {type(value).__name__}")
-
-
-def _short(value: object) -> str:
-    text = str(value) if isinstance(value, str | int | float) else _kind(value)
-    return repr(text if len(text) <= 60 else f"{text[:57]}...")
 
 
 def _suggest(word: str, known: Iterable[str]) -> str:
