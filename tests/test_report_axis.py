@@ -20,28 +20,12 @@ from mien.report.axis_page import render_axis, write_axis_page
 from mien.report.axis_words import cost_sentence, duration
 from mien.report.page import embed
 from sample_axis import axis_report, holed_report, hostile_report
-from test_report_card import Page, browse
-
-
-class MapPage(Page):
-    """Like a card's page, with form controls and scripts, whose text is kept apart."""
-
-    VOID = frozenset({"meta", "link", "br", "input"})
-
-    def __init__(self, html: str) -> None:
-        self.scripts: list[str] = []
-        super().__init__(html)
-
-    def handle_data(self, data: str) -> None:
-        if "script" in self.open:
-            self.scripts.append(data)
-        else:
-            super().handle_data(data)
+from test_report_card import ScriptedPage, browse
 
 
 def embedded(html: str) -> dict[str, Any]:
     """The JSON that the page's script will read, found as a browser finds it."""
-    scripts = MapPage(html).scripts
+    scripts = ScriptedPage(html).scripts
     assert len(scripts) == 2
     return json.loads(scripts[0])  # type: ignore[no-any-return]
 
@@ -62,7 +46,7 @@ REPORTS = {
 @pytest.mark.parametrize("make", REPORTS.values(), ids=REPORTS.keys())
 def test_page_is_well_formed_and_asks_for_nothing(make: Any) -> None:
     html = render_axis(make())
-    page = MapPage(html)
+    page = ScriptedPage(html)
     assert page.open == []
     ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
     assert len(ids) == len(set(ids))
@@ -80,7 +64,7 @@ def test_page_is_well_formed_and_asks_for_nothing(make: Any) -> None:
 
 
 def test_only_the_two_scripts_of_the_page_may_run() -> None:
-    page = MapPage(render_axis(hostile_report()))
+    page = ScriptedPage(render_axis(hostile_report()))
     scripts = [attributes for tag, attributes in page.elements if tag == "script"]
     assert scripts == [{"type": "application/json", "id": "axis-data"}, {}]
     assert "http-equiv" in str(page.elements)
@@ -93,7 +77,7 @@ def test_only_the_two_scripts_of_the_page_may_run() -> None:
 
 def test_hostile_text_is_shown_word_for_word_and_adds_no_element() -> None:
     html = render_axis(hostile_report())
-    page = MapPage(html)
+    page = ScriptedPage(html)
     assert page.text.count("<script>alert(1)</script>") >= 8
     assert "{{ 7 * 7 }}" in page.text
     assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2028\u2029\u2066-\u2069\ud800-\udfff]", html)
@@ -203,7 +187,7 @@ def test_275_roles_over_30_layers_stay_small() -> None:
 
 
 def test_the_page_says_what_the_axis_is_worth() -> None:
-    text = MapPage(render_axis(axis_report())).text.replace("\N{NO-BREAK SPACE}", " ")
+    text = ScriptedPage(render_axis(axis_report())).text.replace("\N{NO-BREAK SPACE}", " ")
     for said in (
         "Persona map · HuggingFaceTB/SmolLM2-135M-Instruct Assistant Axis usable",
         "Usable, with care:",
@@ -218,22 +202,22 @@ def test_the_page_says_what_the_axis_is_worth() -> None:
         assert said in text, said
     assert "base model" not in text
     remarked = axis_report(12, 4, not_played=(NotPlayed("stoic", "refused"), NotPlayed("teacher", "partly, and used")))
-    said = MapPage(render_axis(remarked)).text
+    said = ScriptedPage(render_axis(remarked)).text
     assert "1 of 13 roles (8%) is left out" in said
     assert "On the map with a remark (1) teacher partly, and used" in said
-    timeless = MapPage(render_axis(axis_report(12, 4, cost=(CostPoint(5, 0.8, 0.7, 0.9, None),)))).text
+    timeless = ScriptedPage(render_axis(axis_report(12, 4, cost=(CostPoint(5, 0.8, 0.7, 0.9, None),)))).text
     assert "roles cosine 5% to 95% 5 0.80" in timeless
-    base = MapPage(render_axis(REPORTS["base"]())).text
+    base = ScriptedPage(render_axis(REPORTS["base"]())).text
     assert "This is a base model: nobody trained it to be an Assistant." in base
     assert "has not been judged" in base
-    bare = MapPage(render_axis(REPORTS["no traits"]())).text
+    bare = ScriptedPage(render_axis(REPORTS["no traits"]())).text
     assert "Not measured: cost by number of roles and traits on the axis." in bare
     for heading in ("Traits on the axis", "Roles not played", "How it was made", "Cosine by number"):
         assert heading not in bare.replace("Not measured: cost by number of roles and traits on the axis.", "")
     told = "Weak: do not rely on this axis. It is noise."
-    weak = MapPage(render_axis(axis_report(12, 4, verdict="weak", reasons=(told,)))).text
+    weak = ScriptedPage(render_axis(axis_report(12, 4, verdict="weak", reasons=(told,)))).text
     assert (weak.count(told), weak.lower().count("do not rely")) == (1, 1)
-    assert "No role was played, so there is no map." in MapPage(render_axis(REPORTS["no roles"]())).text
+    assert "No role was played, so there is no map." in ScriptedPage(render_axis(REPORTS["no roles"]())).text
 
 
 @pytest.mark.parametrize(
@@ -267,7 +251,7 @@ def test_browser_draws_every_role_without_a_complaint(make: Any, chromium: str, 
     report = make()
     document, console = browse(chromium, render_axis(report), tmp_path)
     assert console == []
-    page = MapPage(document)
+    page = ScriptedPage(document)
     dots = [a for _, a in page.elements if re.match(r"role moving", a.get("class") or "")]
     rows = [a for _, a in page.elements if a.get("role") == "option"]
     assert len(dots) == len(rows) == len(report.roles)

@@ -56,6 +56,22 @@ class Page(HTMLParser):
         return " ".join(" ".join(self.words).split())
 
 
+class ScriptedPage(Page):
+    """Like a card's page, with form controls and scripts, whose text is kept apart."""
+
+    VOID = frozenset({"meta", "link", "br", "input"})
+
+    def __init__(self, html: str) -> None:
+        self.scripts: list[str] = []
+        super().__init__(html)
+
+    def handle_data(self, data: str) -> None:
+        if "script" in self.open:
+            self.scripts.append(data)
+        else:
+            super().handle_data(data)
+
+
 TAGS = """
     html head meta link title style body main header section article footer h1 h2 h3 h4 p ul ol li dl dt dd div span b
     small bdi br figure figcaption details summary table thead tbody tr th td svg desc g path line rect circle text

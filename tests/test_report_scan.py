@@ -22,23 +22,11 @@ from mien.report.scan_counts import Share, by_model, by_period, chance_range, ti
 from mien.report.scan_data import ConversationDetail, ConversationLine, GaugeLine, ScanReport
 from mien.report.scan_page import render_scan, write_scan_page
 from sample_scans import HOSTILE, hostile_scan, scan
-from test_report_card import BROWSER_FLAGS, Page, browse
+from test_report_card import BROWSER_FLAGS, ScriptedPage, browse
 
 
-class ScanPage(Page):
-    """Like a card's page, with form controls and scripts, whose text is kept apart."""
-
-    VOID = frozenset({"meta", "link", "br", "input"})
-
-    def __init__(self, html: str) -> None:
-        self.scripts: list[str] = []
-        super().__init__(html)
-
-    def handle_data(self, data: str) -> None:
-        if "script" in self.open:
-            self.scripts.append(data)
-        else:
-            super().handle_data(data)
+class ScanPage(ScriptedPage):
+    """A scan's page, its text with plain blanks."""
 
     @property
     def text(self) -> str:

@@ -21,7 +21,7 @@ from mien.dose import refused as refused_by
 from mien.dose import seed_of
 from mien.errors import InputError, NothingKeptError
 from mien.jobs.axis_report import report_of, save_map
-from mien.jobs.casting import JUDGED_TOKENS, Play, RoleJudge, by_likelihood
+from mien.jobs.casting import JUDGED_TOKENS, PARTLY, Play, RoleJudge, by_likelihood
 from mien.jobs.extract import check_draws, versions
 from mien.progress import Progress, Silent
 from mien.records import Engine, Rollout, Sampling, WriteRequest
@@ -31,8 +31,6 @@ from mien.rollouts import readings_of, write_rollouts
 from mien.spec import load_neutral
 from mien.store import RunFolder
 
-FULLY, PARTLY = 0.8, 0.5
-"""Share of a role's answers judged to be in the role from which it counts as played fully, and partly."""
 MAX_EVIDENCE = 1500
 """Most answers that the held-out tests are made on; more would not fit into memory and change little."""
 

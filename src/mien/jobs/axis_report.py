@@ -12,6 +12,7 @@ import numpy as np
 
 from mien import persona_map
 from mien.directions import Direction
+from mien.jobs.casting import FULLY
 from mien.report.axis_data import AxisLayer, AxisReport, CostPoint, NotPlayed, RolePoint, TraitPoint
 from mien.roles import RoleSet
 from mien.store import write_atomic
@@ -102,7 +103,7 @@ def _not_played(roles: RoleSet, cast: Cast, played: Sequence[int]) -> tuple[NotP
         if i not in played:
             why = "refused" if sum(mine) > len(mine) / 2 else "not played"
             found.append(NotPlayed(role.name, f"{why}: {share:.0%} of {len(mine)} answers are in the role"))
-        elif share < 0.8:
+        elif share < FULLY:
             found.append(NotPlayed(role.name, f"played partly, and used: {share:.0%} of {len(mine)} answers"))
     return tuple(found)
 

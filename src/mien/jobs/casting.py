@@ -20,6 +20,8 @@ from mien.roles import RoleSet
 from mien.rubric import plain_rubric
 from mien.store import Stage
 
+FULLY, PARTLY = 0.8, 0.5
+"""Share of a role's answers judged to be in the role from which it counts as played fully, and partly."""
 JUDGED_TOKENS = 20
 """Tokens of an answer, from its start, that the likelihood judge looks at."""
 
