@@ -39,7 +39,7 @@ def command(
 ) -> None:  # fmt: skip
     """Let the model play roles, and find the direction in which all of them leave the Assistant.
 
-    40 roles and 5 questions take a minute or two on a laptop; --n-roles 140 --n-questions 60 a night. Everything lands
+    40 roles and 5 questions take about two minutes on two cores; --n-roles 140 --n-questions 60 a night. Everything lands
     in the run's folder as it happens; stopped at any moment, the same command goes on from there.
     """
     from mien.roles import load_roles
