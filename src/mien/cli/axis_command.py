@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 from click.core import ParameterSource
 
-from mien.cli.common import SEED, Bar, emit, load_model, model_options, output_options
+from mien.cli.common import SEED, Bar, emit, endpoint_of, load_model, model_options, output_options, spent_on
 
 if TYPE_CHECKING:
     from mien.directions import Direction
@@ -39,16 +39,14 @@ def command(
 ) -> None:  # fmt: skip
     """Let the model play roles, and find the direction in which all of them leave the Assistant.
 
-    40 roles and 5 questions take about two minutes on two cores; --n-roles 140 --n-questions 60 a night. Everything lands
-    in the run's folder as it happens; stopped at any moment, the same command goes on from there.
+    40 roles and 5 questions take about two minutes on two cores; --n-roles 140 --n-questions 60 a night. Everything
+    lands in the run's folder as it happens; stopped at any moment, the same command goes on from there.
     """
     from mien.roles import load_roles
     from mien.spec import check_name
 
     check_name(name)
     roles = _cut(load_roles(source), n_roles, n_questions)
-
-    from mien.cli.extract_command import endpoint_of, spent_on
 
     remote = endpoint_of(endpoint, endpoint_model, endpoint_timeout, None) if judge == "endpoint" else None
 

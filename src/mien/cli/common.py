@@ -17,8 +17,10 @@ import click
 from mien.errors import InputError
 
 if TYPE_CHECKING:
+    from mien.endpoint import Endpoint
     from mien.gauges import GaugeSet
     from mien.models import Model
+    from mien.spec import TraitSpec
 
 DEFAULT_MODEL = "smollm2-135m"
 SEED = click.IntRange(0, 2**63 - 1)
@@ -34,6 +36,61 @@ def model_options(function: Callable[..., Any]) -> Callable[..., Any]:
     ):
         function = option(function)
     return function
+
+
+def reading_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """--reader, --device, --dtype."""
+    for option in (
+        click.option("--dtype", default=None, help="float32, bfloat16 or float16; default: the faster one here."),
+        click.option("--device", default=None, help="cpu, cuda, mps; default: the best there is."),
+        click.option("--reader", default=DEFAULT_MODEL, show_default=True, help="Small model that reads."),
+    ):
+        function = option(function)
+    return function
+
+
+def endpoint_of(url: str | None, model: str | None, timeout: float, price: tuple[float, float] | None) -> Endpoint:
+    """The endpoint that an author or a judge asks.
+
+    Raises:
+        InputError: no URL or no model was given.
+    """
+    if not url or not model:
+        raise InputError("An endpoint as author or judge needs --endpoint URL and --endpoint-model NAME.")
+    from mien.endpoint import Endpoint
+    from mien.machine import cache_dir
+
+    return Endpoint(url, model, timeout=timeout, cache_dir=cache_dir() / "replies", price=price)
+
+
+def spent_on(endpoint: Endpoint) -> str:
+    """What was asked of an endpoint, in a line."""
+    used = endpoint.usage
+    cost = f", {used.cost:.4f} at the price given" if used.cost is not None else ""
+    return (
+        f"endpoint: {used.requests} requests ({used.retries} of them retries), {used.cached} answers from the cache, "
+        f"{used.prompt_tokens} + {used.completion_tokens} tokens{cost}"
+    )
+
+
+def trait_of(sentence: str | None, spec: str | None, name: str | None, author: Endpoint | None) -> TraitSpec:
+    """The trait that a command was given: one sentence, or a spec.
+
+    Raises:
+        InputError: neither or both.
+    """
+    from dataclasses import replace
+
+    from mien.authors import author_from_endpoint, author_from_templates
+    from mien.spec import load_spec
+
+    if (sentence is None) == (spec is None):
+        raise InputError("Give either one sentence about the trait or --spec with a library name or a file.")
+    if spec is not None:
+        loaded = load_spec(spec)
+        return replace(loaded, name=name) if name else loaded
+    assert sentence is not None
+    return author_from_endpoint(sentence, author, name) if author else author_from_templates(sentence, name)
 
 
 def output_options(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mien.cli.common import SEED, Bar, emit, load_model, model_options, output_options
-from mien.errors import InputError
+from mien.cli.common import SEED, Bar, emit, endpoint_of, load_model, model_options, output_options, spent_on, trait_of
 
 if TYPE_CHECKING:
     from mien.directions import Direction
@@ -73,39 +72,6 @@ def command(
             click.echo(spent_on(remote), err=True)
     result = {**direction.card.model_dump(mode="json"), "out": str(folder), "page": str(folder / "card.html")}
     emit(result, as_json, summary(direction, folder))
-
-
-def endpoint_of(url: str | None, model: str | None, timeout: float, price: tuple[float, float] | None) -> Endpoint:
-    if not url or not model:
-        raise InputError("An endpoint as author or judge needs --endpoint URL and --endpoint-model NAME.")
-    from mien.endpoint import Endpoint
-    from mien.machine import cache_dir
-
-    return Endpoint(url, model, timeout=timeout, cache_dir=cache_dir() / "replies", price=price)
-
-
-def spent_on(endpoint: Endpoint) -> str:
-    used = endpoint.usage
-    cost = f", {used.cost:.4f} at the price given" if used.cost is not None else ""
-    return (
-        f"endpoint: {used.requests} requests ({used.retries} of them retries), {used.cached} answers from the cache, "
-        f"{used.prompt_tokens} + {used.completion_tokens} tokens{cost}"
-    )
-
-
-def trait_of(sentence: str | None, spec: str | None, name: str | None, author: Endpoint | None) -> TraitSpec:
-    from dataclasses import replace
-
-    from mien.authors import author_from_endpoint, author_from_templates
-    from mien.spec import load_spec
-
-    if (sentence is None) == (spec is None):
-        raise InputError("Give either one sentence about the trait or --spec with a library name or a file.")
-    if spec is not None:
-        loaded = load_spec(spec)
-        return replace(loaded, name=name) if name else loaded
-    assert sentence is not None
-    return author_from_endpoint(sentence, author, name) if author else author_from_templates(sentence, name)
 
 
 def _judge(

@@ -7,7 +7,18 @@ from typing import Any
 
 import click
 
-from mien.cli.common import DEFAULT_MODEL, SEED, Bar, emit, load_model, output_options, refuse_folder, write_gauges
+from mien.cli.common import (
+    DEFAULT_MODEL,
+    SEED,
+    Bar,
+    emit,
+    load_model,
+    output_options,
+    reading_options,
+    refuse_folder,
+    trait_of,
+    write_gauges,
+)  # fmt: skip
 
 
 @click.group("gauge")
@@ -23,9 +34,7 @@ def command() -> None:
 @click.option("--name", default=None, help="What to call it; default: after the label.")
 @click.option("--baseline", "quiet_files", multiple=True,
               help="Log of quiet traffic for sigma and alarms; default: the bundled conversations.")  # fmt: skip
-@click.option("--reader", default=DEFAULT_MODEL, show_default=True, help="Small model that reads.")
-@click.option("--device", default=None, help="cpu, cuda, mps; default: the best there is.")
-@click.option("--dtype", default=None, help="float32, bfloat16 or float16; default: the faster one here.")
+@reading_options
 @click.option("--seed", default=0, show_default=True, type=SEED, help="Of the folds.")
 @output_options
 def fit(
@@ -59,16 +68,13 @@ def fit(
 @click.option("--spec", default=None, help="Library trait, YAML file or published JSON instead of a sentence.")
 @click.option("--name", default=None, help="What to call it; default: from the sentence or the spec.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="File for the gauge.")
-@click.option("--reader", default=DEFAULT_MODEL, show_default=True, help="Small model that reads.")
-@click.option("--device", default=None, help="cpu, cuda, mps; default: the best there is.")
-@click.option("--dtype", default=None, help="float32, bfloat16 or float16; default: the faster one here.")
+@reading_options
 @output_options
 def describe(
     sentence: str | None, spec: str | None, name: str | None, out: Path, reader: str, device: str | None,
     dtype: str | None, as_json: bool, quiet: bool,
 ) -> None:  # fmt: skip
     """Make a gauge of SENTENCE, such as "claims to be conscious", without rollouts and without labels."""
-    from mien.cli.extract_command import trait_of
     from mien.jobs.describe import describe_gauge
     from mien.progress import Silent
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mien.cli.common import DEFAULT_MODEL, Bar, emit, load_model, output_options
+from mien.cli.common import Bar, emit, load_model, output_options, reading_options
 from mien.errors import InputError
 
 if TYPE_CHECKING:
@@ -38,12 +38,10 @@ def log_options(function: Any) -> Any:
 def reader_options(function: Any) -> Any:
     """--reader, --gauges, --gauge-file, --device, --dtype."""
     for option in (
-        click.option("--dtype", default=None, help="float32, bfloat16 or float16; default: the faster one here."),
-        click.option("--device", default=None, help="cpu, cuda, mps; default: the best there is."),
         click.option("--gauge-file", "gauge_files", multiple=True, type=click.Path(path_type=Path),
                      help="Gauges from a file, beside or instead of the bundled ones; may be given several times."),
         click.option("--gauges", default=None, metavar="A,B", help="Which gauges to read; default: all there are."),
-        click.option("--reader", default=DEFAULT_MODEL, show_default=True, help="Small model that reads the logs."),
+        reading_options,
     ):  # fmt: skip
         function = option(function)
     return function
