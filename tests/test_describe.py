@@ -82,7 +82,7 @@ def test_layers_that_are_read_lie_inside_the_model(n_layers: int) -> None:
     layers = reading_layers(n_layers)
     assert len(layers) >= 1
     assert 0 <= layers[0] <= layers[-1] < n_layers
-    assert list(reading_layers(30)) == [7, 9, 11, 13, 15, 17, 19, 21, 23]
+    assert list(reading_layers(30)) == [7, 9, 11, 13, 15, 17, 19]
 
 
 # The gauge
@@ -104,7 +104,7 @@ def test_it_is_the_whitened_difference_of_the_instructions(described: GaugeSet, 
     from mien.records import Message
 
     (gauge,) = described.gauges
-    assert [p.layer for p in gauge.parts] == list(reading_layers(4)) == [1, 2]
+    assert [p.layer for p in gauge.parts] == list(reading_layers(4)) == [1]
     model = reader()
     for part in gauge.parts:
         sides = []
@@ -246,7 +246,8 @@ def test_false_alarms_that_are_asked_for_are_those_of_the_limits(ordinary: Path)
     assert many is not None
     assert (many.limits.turn_rate, many.limits.conversation_rate) == (0.3, 0.5)
     assert many.limits.turn < few.limits.turn
-    assert all(m < f for m, f in zip(many.limits.conversation[1:], few.limits.conversation[1:], strict=True))
+    assert many.conversation_hits > few.conversation_hits
+    assert many.turn_hits > few.turn_hits
 
 
 def test_traffic_without_answers_is_one_sentence(tmp_path: Path) -> None:

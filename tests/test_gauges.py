@@ -12,7 +12,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mien.errors import FormatError, InputError
-from mien.gauges import Gauge, GaugeSet, Part, Quiet, cusum, fit_baseline, left_at, load_gauges, save_gauges, texture
+from mien.gauges import (
+    Gauge,
+    GaugeSet,
+    Part,
+    Quiet,
+    cusum,
+    fit_baseline,
+    fit_baselines,
+    left_at,
+    load_gauges,
+    save_gauges,
+    texture,
+)
 from mien.gauges.alarms import LENGTHS, SLACK, find_limits, wilson
 from mien.gauges.texture import NAMES
 
@@ -91,6 +103,41 @@ def test_the_rates_that_are_reached_are_near_those_asked_for() -> None:
     low, high = wilson(base.conversation_hits, base.n_conversations)
     assert low < 0.13
     assert high > 0.07
+
+
+def test_several_gauges_share_the_rates() -> None:
+    """Any of five independent gauges alarms as often as one alone would, not five times as often."""
+    rng = np.random.default_rng(3)
+    textures = [rng.standard_normal((int(rng.integers(3, 9)), len(NAMES))) for _ in range(400)]
+    five = [Quiet(tuple(rng.standard_normal(len(t)) for t in textures), tuple(textures)) for _ in range(5)]
+    together = fit_baselines(five, [1] * 5, "here", turn_rate=0.02, conversation_rate=0.1)
+    alone = fit_baseline(five[0], 1, "here", turn_rate=0.02, conversation_rate=0.1)
+    assert all(b.limits.shared_by == 5 and b.limits.turn > alone.limits.turn for b in together)
+    low, high = wilson(together[0].any_turn_hits, together[0].n_turns)
+    assert low < 0.025 < 0.05 > high > 0.015
+    low, high = wilson(together[0].any_conversation_hits, together[0].n_conversations)
+    assert low < 0.11
+    assert 0.09 < high < 0.2
+    assert sum(b.turn_hits for b in together) >= together[0].any_turn_hits >= max(b.turn_hits for b in together)
+    assert alone.any_turn_hits == alone.turn_hits
+
+
+def test_conversations_that_stray_as_a_whole_do_not_raise_more_alarms() -> None:
+    """Each conversation has an offset of its own, which strung ones average out."""
+    rng = np.random.default_rng(4)
+    textures = [rng.standard_normal((8, len(NAMES))) for _ in range(300)]
+    rows = tuple(rng.standard_normal(8) + rng.normal(0, 1.0) for _ in textures)
+    base = fit_baseline(Quiet(rows, tuple(textures)), 1, "here", conversation_rate=0.05)
+    low, high = wilson(base.conversation_hits, base.n_conversations)
+    assert low < 0.05 < high
+
+
+def test_an_answer_that_a_gauge_cannot_read_does_not_count() -> None:
+    some = quiet()
+    holes = Quiet(tuple(np.where(np.arange(len(p)) == 0, np.nan, p) for p in some.projections), some.textures)
+    base = fit_baseline(holes, 1, "here")
+    assert base.n_turns == sum(len(p) - 1 for p in some.projections)
+    assert np.isfinite([base.std, base.limits.turn, *base.limits.conversation]).all()
 
 
 @pytest.mark.parametrize("n", [0, 3])

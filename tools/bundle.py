@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from mien.directions import load_direction
+from mien.directions import Direction, load_direction
 from mien.engines.hf import HfEngine
 from mien.gauges import GaugeSet, save_gauges
 from mien.gauges.gauge import Gauge
@@ -23,6 +23,7 @@ from mien.jobs.describe import describe_gauge, observer_gauge
 from mien.models import Model, load
 from mien.progress import Silent
 from mien.roles import load_roles
+from mien.scanning.message_means import reading_layers
 from mien.spec import library_names, load_library
 
 REPO = Path(__file__).resolve().parent.parent
@@ -45,6 +46,12 @@ def persona_vectors(model: Model) -> list[Gauge]:
     return found
 
 
+def axis_layer(axis: Direction, model: Model) -> int:
+    """Of the layers that the other gauges read as well, the one whose axis repeats and reads best: no deeper pass."""
+    shared = [axis.card.layers[k] for k in reading_layers(model.n_layers)]
+    return max(shared, key=lambda e: e.auc + e.split_half_cosine).layer
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--roles", type=int, default=60)
@@ -55,7 +62,7 @@ def main() -> None:
     vectors = persona_vectors(model)
     traits = [load_direction(REPO / "runs" / "validation" / "library" / g.name) for g in vectors]
     axis = make_axis(roles, HfEngine(model), REPO / "runs" / "bundle" / "axis", traits=traits, progress=Silent())
-    gauges = [gauge_of(axis), *vectors]
+    gauges = [gauge_of(axis, layer=axis_layer(axis, model)), *vectors]
     named = {g.name for g in gauges}
     gauges += [describe_gauge(load_library(name), model).gauges[0] for name in DESCRIBED if name not in named]
     found = set_baseline(
@@ -66,8 +73,12 @@ def main() -> None:
     for gauge in found.gauges:
         base = gauge.baseline
         assert base is not None
+        together = (
+            f"{base.any_turn_hits} of {base.n_turns} answers, {base.any_conversation_hits} of {base.n_conversations}"
+        )
         rates = f"false alarms {base.turn_rate:.2%} of answers, {base.conversation_rate:.1%} of conversations"
         print(f"{gauge.name} ({gauge.kind}, layer {gauge.layer}): limit {base.limits.turn:.2f} sigma, {rates}")
+    print(f"false alarms of any gauge: {together} conversations of {base.n_conversations}")
     print(f"written to {OUT}, {OUT.stat().st_size} bytes")
 
 

@@ -69,8 +69,8 @@ def read_labels(path: Path, model: Model) -> Labels:
     for number, record in enumerate(records):
         place = {index: i for i, index in enumerate(record.indices)}
         labelled = {place[at]: labels for at, labels in record.turn_labels if at in place}
-        answers, before = turns_of(record)
-        own = dict(zip(answers, textures_of(record, answers), strict=True))
+        answers, before = turns_of(record.messages)
+        own = dict(zip(answers, textures_of(record.messages, answers), strict=True))
         questions = dict(zip(answers, before, strict=True))
         rows, tokens = message_means(model, record, list(labelled), layers)
         print(f"{path.name}: {number + 1}/{len(records)}, {tokens} tokens", flush=True)

@@ -9,7 +9,7 @@ This file does not know text, models or files.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,13 +27,15 @@ class Limits:
     """Alarm limits for stated false-alarm rates."""
 
     turn_rate: float
-    """False alarms asked for, a turn."""
+    """False alarms asked for, a turn, of all gauges that share the limits taken together."""
     conversation_rate: float
-    """False alarms asked for, a conversation, whatever its length."""
+    """False alarms asked for, a conversation, whatever its length; likewise of all together."""
     turn: float
     """A turn alarms above this, in sigma towards the alarming side."""
     conversation: tuple[float, ...]
     """The CUSUM's limit at each of `LENGTHS` turns."""
+    shared_by: int = 1
+    """Gauges that share the rates: limits are so wide that any of them alarms by chance no more often than that."""
 
     def for_length(self, turns: int) -> float:
         """The CUSUM's limit for a conversation of that many turns."""
@@ -78,6 +80,30 @@ def find_limits(
         limits.append(max(floor, 1e-6))
     turn = float(np.quantile(np.concatenate(kept), 1 - turn_rate))
     return Limits(turn_rate, conversation_rate, turn, tuple(limits))
+
+
+def share_rates(limits: Sequence[Limits], z: Sequence[Sequence[Floats]]) -> list[Limits]:
+    """Limits of several gauges, all moved by one factor, so that *any* of them alarms at the rates asked for.
+
+    The factors are quantiles over the quiet conversations as they are: turns of one conversation stray together, which
+    strung ones do not show. For conversations it is the split conformal quantile, which errs to the quiet side.
+
+    Args:
+        z: by gauge, by conversation `[t]`, the turns of a conversation the same for all gauges; NaN where missing.
+    """
+    spread = [[cusum(row).max(initial=0.0) / one.for_length(len(row)) for row in rows]
+              for one, rows in zip(limits, z, strict=True)]  # fmt: skip
+    worst = np.sort(np.max(spread, axis=0))
+    place = min(int(np.ceil((len(worst) + 1) * (1 - limits[0].conversation_rate))), len(worst)) - 1
+    wide = max(float(worst[place]), 1e-6)
+    turns = np.stack([np.concatenate(rows) / max(one.turn, 1e-6) for one, rows in zip(limits, z, strict=True)])
+    highest = np.nanmax(np.where(np.isnan(turns).all(0), -np.inf, turns), axis=0)
+    high = max(float(np.quantile(highest, 1 - limits[0].turn_rate)), 1e-6)
+    return [
+        replace(one, turn=max(one.turn, 1e-6) * high, conversation=tuple(c * wide for c in one.conversation),
+                shared_by=len(limits))
+        for one in limits
+    ]  # fmt: skip
 
 
 def _largest(z: Floats, slack: float = SLACK) -> Floats:

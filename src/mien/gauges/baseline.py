@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mien.errors import InputError
-from mien.gauges.alarms import Limits, cusum, find_limits
+from mien.gauges.alarms import Limits, cusum, find_limits, share_rates
 from mien.gauges.texture import NAMES
 
 Floats = NDArray[np.float64]
@@ -31,7 +31,7 @@ class Quiet:
     """Quiet conversations, read: the answers of each with their projection on one gauge, raw, and their texture."""
 
     projections: tuple[Floats, ...]
-    """One array `[t]` a conversation."""
+    """One array `[t]` a conversation; NaN for an answer that the gauge cannot say anything of."""
     textures: tuple[Floats, ...]
     """One array `[t, f]` a conversation."""
 
@@ -72,6 +72,9 @@ class Baseline:
     turn_hits: int
     conversation_rate: float
     conversation_hits: int
+    any_turn_hits: int
+    """Turns, and conversations, of the rest at which any gauge that shares the limits alarmed."""
+    any_conversation_hits: int
     source: str
     """What the quiet traffic was."""
 
@@ -84,42 +87,80 @@ def fit_baseline(
     quiet: Quiet, side: int, source: str, turn_rate: float = TURN_RATE, conversation_rate: float = CONVERSATION_RATE,
     seed: int = 0,
 ) -> Baseline:  # fmt: skip
-    """A baseline from quiet traffic; `side` is +1 if large projections are alarming, -1 if small ones are.
+    """The baseline of one gauge on its own: see `fit_baselines`."""
+    return fit_baselines([quiet], [side], source, turn_rate, conversation_rate, seed)[0]
+
+
+def fit_baselines(
+    quiet: Sequence[Quiet], sides: Sequence[int], source: str, turn_rate: float = TURN_RATE,
+    conversation_rate: float = CONVERSATION_RATE, seed: int = 0,
+) -> list[Baseline]:  # fmt: skip
+    """Baselines of gauges that are read together, from the same quiet conversations; a side is +1 if large projections
+    are alarming, -1 if small ones are. The rates are of all of them: that any gauge alarms.
 
     Raises:
         InputError: fewer than 10 conversations or 40 answers, or projections that do not vary.
     """
-    have = [i for i, p in enumerate(quiet.projections) if len(p)]
-    turns = sum(len(quiet.projections[i]) for i in have)
-    if len(have) < 10 or turns < 40:
+    rng = np.random.default_rng(seed)
+    have = [i for i, t in enumerate(quiet[0].textures) if len(t)]
+    parts = [part.tolist() for part in np.array_split(rng.permutation(have), _FOLDS)]
+    fits = [_fit(one, have, parts) for one in quiet]
+    z = [[side * (row / fit.std) for row in fit.left.values()] for fit, side in zip(fits, sides, strict=True)]
+    order = list(fits[0].left)
+    folds = [[order.index(i) for i in part] for part in parts]
+    turns, conversations = _held_out(z, folds, turn_rate, conversation_rate, rng)
+    limits = _limits(z, turn_rate, conversation_rate, rng, 1000)
+    return [
+        Baseline(
+            fit.expected, fit.std, limit, fit.turns, len(have), fit.explained, _effects(one, have, fit),
+            int(t) / fit.turns, int(t), int(c) / len(have), int(c), int(turns[-1]), int(conversations[-1]), source,
+        )
+        for one, fit, limit, t, c in zip(quiet, fits, limits, turns[:-1], conversations[:-1], strict=True)
+    ]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """One gauge's texture regression, and what it leaves over in conversations it has not seen."""
+
+    expected: Expected
+    left: dict[int, Floats]
+    std: float
+    explained: float
+    turns: int
+
+
+def _fit(quiet: Quiet, have: Sequence[int], parts: Sequence[Sequence[int]]) -> _Fit:
+    every = np.concatenate([quiet.projections[i] for i in have]) if have else np.zeros(0)
+    every = every[~np.isnan(every)]
+    if len(have) < 10 or len(every) < 40:
         raise InputError(
             f"A baseline needs at least 10 conversations with 40 answers of ordinary traffic, and this is {len(have)} "
-            f"with {turns}; add more, or use the bundled baseline."
+            f"with {len(every)}; add more, or use the bundled baseline."
         )
-    rng = np.random.default_rng(seed)
-    parts = np.array_split(rng.permutation(have), _FOLDS)
-    residual: dict[int, Floats] = {}
+    left: dict[int, Floats] = {}
     for part in parts:
-        fit = _expected(quiet, sorted(set(have) - set(part.tolist())))
-        residual |= {i: quiet.projections[i] - fit(quiet.textures[i]) for i in part.tolist()}
-    every = np.concatenate([quiet.projections[i] for i in have])
-    left = np.concatenate([residual[i] for i in have])
-    std = float(left.std())
+        fit = _expected(quiet, sorted(set(have) - set(part)))
+        left |= {i: quiet.projections[i] - fit(quiet.textures[i]) for i in part}
+    rest = np.concatenate(list(left.values()))
+    std = float(np.nanstd(rest))
     if not std > 1e-9 * max(1.0, float(np.abs(every).max())):
         raise InputError("All ordinary answers project to the same value, so there is no sigma to measure in.")
-    z = {i: side * residual[i] / std for i in have}
-    hits = _held_out(z, [part.tolist() for part in parts], turn_rate, conversation_rate, rng)
-    expected = _expected(quiet, have)
-    return Baseline(
-        expected, std, find_limits([z[i] for i in have], turn_rate, conversation_rate, rng),
-        turns, len(have), max(0.0, 1 - float(left.var() / every.var())), _effects(quiet, have, expected, std),
-        hits[0] / turns, hits[0], hits[1] / len(have), hits[1], source,
-    )  # fmt: skip
+    explained = max(0.0, 1 - float(np.nanvar(rest) / every.var()))
+    return _Fit(_expected(quiet, have), left, std, explained, len(every))
+
+
+def _limits(
+    z: Sequence[Sequence[Floats]], turn_rate: float, conversation_rate: float, rng: np.random.Generator, times: int
+) -> list[Limits]:
+    """Of every gauge, sharing the rates."""
+    return share_rates([find_limits(rows, turn_rate, conversation_rate, rng, times) for rows in z], z)
 
 
 def _expected(quiet: Quiet, which: Sequence[int]) -> Expected:
     y = np.concatenate([quiet.projections[i] for i in which])
     x = np.concatenate([quiet.textures[i] for i in which])
+    x, y = x[~np.isnan(y)], y[~np.isnan(y)]
     low, high = np.quantile(x, [0.01, 0.99], axis=0)
     x = np.clip(x, low, high)
     centre, spread = x.mean(0), x.std(0)
@@ -130,24 +171,29 @@ def _expected(quiet: Quiet, which: Sequence[int]) -> Expected:
     return Expected(float(y.mean()), *(tuple(map(float, v)) for v in (raw, centre, low, high)))
 
 
-def _effects(quiet: Quiet, which: Sequence[int], expected: Expected, std: float) -> dict[str, float]:
+def _effects(quiet: Quiet, which: Sequence[int], fit: _Fit) -> dict[str, float]:
     x = np.concatenate([quiet.textures[i] for i in which])
     low, high = np.quantile(x, [0.05, 0.95], axis=0)
     return {
-        name: round(float(weight * (b - a) / std), 3)
-        for name, weight, a, b in zip(NAMES, expected.weights, low, high, strict=True)
+        name: round(float(weight * (b - a) / fit.std), 3)
+        for name, weight, a, b in zip(NAMES, fit.expected.weights, low, high, strict=True)
     }
 
 
 def _held_out(
-    z: dict[int, Floats], parts: Sequence[Sequence[int]], turn_rate: float, conversation_rate: float,
+    z: Sequence[Sequence[Floats]], parts: Sequence[Sequence[int]], turn_rate: float, conversation_rate: float,
     rng: np.random.Generator,
-) -> tuple[int, int]:  # fmt: skip
-    """Alarms of turns and of conversations under limits that were set without them."""
-    turns = conversations = 0
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:  # fmt: skip
+    """Turns and conversations that alarm under limits set without them: `[g + 1]` each, the last of any gauge."""
+    turns, conversations = np.zeros(len(z) + 1, np.int64), np.zeros(len(z) + 1, np.int64)
     for part in parts:
-        limits = find_limits([z[i] for i in z if i not in set(part)], turn_rate, conversation_rate, rng, times=400)
+        inside = set(part)
+        rest = [[row for i, row in enumerate(rows) if i not in inside] for rows in z]
+        limits = _limits(rest, turn_rate, conversation_rate, rng, 400)
         for i in part:
-            turns += int((z[i] > limits.turn).sum())
-            conversations += int(cusum(z[i]).max() > limits.for_length(len(z[i])))
+            over = np.stack([rows[i] > limit.turn for rows, limit in zip(z, limits, strict=True)])
+            off = np.array([cusum(rows[i]).max(initial=0.0) > limit.for_length(len(rows[i]))
+                            for rows, limit in zip(z, limits, strict=True)])  # fmt: skip
+            turns += [*over.sum(1), int(over.any(0).sum())]
+            conversations += [*off, bool(off.any())]
     return turns, conversations

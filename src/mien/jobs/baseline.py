@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from mien.directions import Direction
 from mien.errors import InputError
-from mien.gauges import Gauge, GaugeSet, Part, Quiet, fit_baseline
+from mien.gauges import Gauge, GaugeSet, Part, Quiet, fit_baselines
 from mien.gauges.baseline import CONVERSATION_RATE, TURN_RATE
 from mien.gauges.gauge import Side
 from mien.logs import Broken, Columns, LoggedConversation, read_logs
@@ -47,7 +47,8 @@ def set_baseline(
 ) -> GaugeSet:  # fmt: skip
     """The gauges with baselines from quiet traffic: files of logs, or the bundled conversations if None.
 
-    A gauge keeps nothing of a baseline it had, but for a fitted one's probability, which moves to the new sigma.
+    The rates are those at which any of the gauges alarms. A gauge keeps nothing of a baseline it had, but for a fitted
+    one's probability, which moves to the new sigma.
 
     Raises:
         InputError: gauges of another reader, or too little traffic.
@@ -62,15 +63,15 @@ def set_baseline(
         read, source = _measured(model, which, records, show), ", ".join(Path(p).name or str(p) for p in paths)
     if not read:
         raise InputError("There are no conversations with answers in what was given as quiet traffic.")
-    found = []
-    for g, gauge in enumerate(gauges.gauges):
-        known = [~np.isnan(p[:, g]) for p, _ in read]
-        traffic = Quiet(
-            tuple(p[ok, g].astype(np.float64) for (p, _), ok in zip(read, known, strict=True)),
-            tuple(t[ok] for (_, t), ok in zip(read, known, strict=True)),
+    textures = tuple(t for _, t in read)
+    traffic = [Quiet(tuple(p[:, g].astype(np.float64) for p, _ in read), textures) for g in range(len(gauges.gauges))]
+    sides = [gauge.sign for gauge in gauges.gauges]
+    found = [
+        replace(gauge, baseline=base, probability=_moved(gauge, base.expected.mean, base.std))
+        for gauge, base in zip(
+            gauges.gauges, fit_baselines(traffic, sides, source, turn_rate, conversation_rate), strict=True
         )
-        base = fit_baseline(traffic, gauge.sign, source, turn_rate, conversation_rate)
-        found.append(replace(gauge, baseline=base, probability=_moved(gauge, base.expected.mean, base.std)))
+    ]
     return replace(gauges, gauges=tuple(found))
 
 
@@ -97,7 +98,7 @@ def _measured(model: Model, which: Panel, records: Iterable[LoggedConversation |
     for chunk in chunked(records):
         good = [c for c in chunk.conversations if any(m.role == "assistant" for m in c.messages)]
         for one in measure(model, which, good) if good else ():
-            found.append((one.projection, textures_of(one.conversation, one.answers)))
+            found.append((one.projection, textures_of(one.conversation.messages, one.answers)))
         show.advance(len(found), sum(len(m.content) for c in good for m in c.messages) // 4)
     return found
 

@@ -22,6 +22,7 @@ from mien.logs import LoggedConversation, read_logs
 from mien.models import Model
 from mien.probes import bag_of_words, cross_fitted, fit_probe, grouped_folds, interval
 from mien.progress import Progress, Silent
+from mien.scanning.measure import textures_of, turns_of
 from mien.scanning.message_means import message_means, reading_layers
 from mien.spec import slug
 
@@ -49,6 +50,8 @@ class Labelled:
     """Which model wrote it, as a number; all 0 where the records do not say."""
     writers: tuple[str, ...]
     texts: tuple[str, ...]
+    textures: Floats
+    """`[n, f]`."""
 
 
 def fit_gauge(
@@ -75,6 +78,8 @@ def fit_gauge(
         FormatError: a file in which nothing can be recognised.
     """
     show = progress or Silent()
+    if baseline is not None:
+        read_logs(baseline)  # a path that leads to nothing is said now, not after the labelled ones are read
     data = gather(paths, label, threshold, model, show)
     folds = grouped_folds(data.group, data.positive, seed)
     judged_on = _writers_out(data) or folds
@@ -156,7 +161,7 @@ def gather(paths: Sequence[str | Path], label: str, threshold: float, model: Mod
         InputError: see `fit_gauge`.
     """
     layers = tuple(reading_layers(model.n_layers))
-    means, positive, group, names, texts = [], [], [], [], []
+    means, positive, group, names, texts, textures = [], [], [], [], [], []
     known: set[str] = set()
     show.begin("reading labelled conversations", 0)
     number = 0
@@ -173,13 +178,16 @@ def gather(paths: Sequence[str | Path], label: str, threshold: float, model: Mod
         group += [number] * len(chosen)
         names += [record.model or ""] * len(chosen)
         texts += [record.messages[place].content for place, _ in chosen]
+        answers, _ = turns_of(record.messages)
+        own = dict(zip(answers, textures_of(record.messages, answers), strict=True))
+        textures += [own[place] for place, _ in chosen]
         number += 1
         show.advance(number, tokens)
     _check(label, known, positive, number, threshold)
     writers = tuple(sorted(set(names)))
     return Labelled(
         np.concatenate(means), layers, np.array(positive), np.array(group),
-        np.array([writers.index(w) for w in names]), writers, tuple(texts),
+        np.array([writers.index(w) for w in names]), writers, tuple(texts), np.stack(textures),
     )  # fmt: skip
 
 
@@ -231,7 +239,7 @@ def _curve(gauge: Gauge, data: Labelled, best: Trial) -> tuple[float, float]:
         data.means[:, k].astype(np.float64) @ part.vector for k, part in zip(best.layers, gauge.parts, strict=True)
     )
     values = (best.values - best.values.mean()) / best.values.std() * np.std(own) + np.mean(own)
-    sigma = (values - gauge.baseline.expected.mean) / gauge.baseline.std
+    sigma = gauge.baseline.sigma(values, data.textures)
     fit = LogisticRegression(C=1e6).fit(sigma[:, None], data.positive)
     return float(fit.coef_[0, 0]), float(fit.intercept_[0])
 

@@ -16,18 +16,18 @@ from mien.errors import InputError
 from mien.gauges import Gauge, GaugeSet, cusum, left_at, texture
 from mien.logs import LoggedConversation
 from mien.models import Model
+from mien.records import Message
 
 _SMOOTH = 5
 """Tokens that a tint is averaged over; one token's projection says little."""
 
 
 @dataclass(frozen=True)
-class Measured:
-    """A conversation on every gauge. Where a gauge cannot say (an answer without text), its values are NaN."""
+class Values:
+    """A conversation's answers on every gauge. Where a gauge cannot say (an answer without text), values are NaN."""
 
-    conversation: LoggedConversation
     answers: tuple[int, ...]
-    """Which of the conversation's messages are answers, by their place in `conversation.messages`."""
+    """Which of the conversation's messages are answers, by their place among them."""
     projection: np.ndarray
     """`[t, g]` raw."""
     sigma: np.ndarray
@@ -36,12 +36,19 @@ class Measured:
     """`[t, g]` CUSUM of the deviations; the limit is 1."""
     left: tuple[int | None, ...]
     """By gauge: the answer (place among `answers`) since which it is off; None if it is not."""
-    reading: TurnReading
 
     @property
     def scores(self) -> np.ndarray:
         """`[g]`: the largest CUSUM over its limit; 1 or more is drift."""
         return self.statistic.max(0) if len(self.statistic) else np.zeros(self.statistic.shape[1])
+
+
+@dataclass(frozen=True)
+class Measured(Values):
+    """A logged conversation, read and measured."""
+
+    conversation: LoggedConversation
+    reading: TurnReading
 
 
 @dataclass(frozen=True)
@@ -81,9 +88,12 @@ def panel(gauges: GaugeSet, model: Model) -> Panel:
     return Panel(gauges.gauges, probes, terms)
 
 
-def project(which: Panel, reading: TurnReading, answers: Sequence[int], asked: Sequence[int | None]) -> np.ndarray:
-    """`[t, g]` raw projections of the answers; NaN where an answer, or what a gauge compares it with, has no text."""
-    pooled = reading.pooled()
+def project(which: Panel, pooled: np.ndarray, answers: Sequence[int], asked: Sequence[int | None]) -> np.ndarray:
+    """`[t, g]` raw projections of the answers; NaN where an answer, or what a gauge compares it with, has no text.
+
+    Args:
+        pooled: `[m, p]` mean projection of each message on each probe, NaN for one without tokens.
+    """
     missing = np.full(pooled.shape[1], np.nan)
     result = np.zeros((len(answers), len(which.gauges)))
     for row, (answer, before) in enumerate(zip(answers, asked, strict=True)):
@@ -93,11 +103,11 @@ def project(which: Panel, reading: TurnReading, answers: Sequence[int], asked: S
     return result
 
 
-def turns_of(conversation: LoggedConversation) -> tuple[tuple[int, ...], tuple[int | None, ...]]:
+def turns_of(messages: Sequence[Message]) -> tuple[tuple[int, ...], tuple[int | None, ...]]:
     """Places of the answers, and of the user's message that each answers (None if there is none before it)."""
     answers, asked = [], []
     last: int | None = None
-    for i, message in enumerate(conversation.messages):
+    for i, message in enumerate(messages):
         if message.role == "user":
             last = i
         elif message.role == "assistant":
@@ -106,9 +116,9 @@ def turns_of(conversation: LoggedConversation) -> tuple[tuple[int, ...], tuple[i
     return tuple(answers), tuple(asked)
 
 
-def textures_of(conversation: LoggedConversation, answers: Sequence[int]) -> np.ndarray:
+def textures_of(messages: Sequence[Message], answers: Sequence[int]) -> np.ndarray:
     """`[t, f]`."""
-    rows = [texture(conversation.messages[i].content, place) for place, i in enumerate(answers, 1)]
+    rows = [texture(messages[i].content, place) for place, i in enumerate(answers, 1)]
     return np.stack(rows) if rows else np.zeros((0, 6))
 
 
@@ -124,9 +134,15 @@ def measure(model: Model, which: Panel, conversations: Sequence[LoggedConversati
 
 
 def _measured(which: Panel, conversation: LoggedConversation, reading: TurnReading) -> Measured:
-    answers, asked = turns_of(conversation)
-    projection = project(which, reading, answers, asked)
-    textures = textures_of(conversation, answers)
+    found = values_of(which, conversation.messages, reading.pooled())
+    return Measured(found.answers, found.projection, found.sigma, found.statistic, found.left, conversation, reading)
+
+
+def values_of(which: Panel, messages: Sequence[Message], pooled: np.ndarray) -> Values:
+    """A conversation's answers on every gauge, from the mean projection `[m, p]` of each of its messages."""
+    answers, asked = turns_of(messages)
+    projection = project(which, pooled, answers, asked)
+    textures = textures_of(messages, answers)
     sigma = np.full_like(projection, np.nan)
     statistic = np.zeros_like(projection)
     left: list[int | None] = []
@@ -138,20 +154,32 @@ def _measured(which: Panel, conversation: LoggedConversation, reading: TurnReadi
             statistic[:, g] = cusum(gauge.sign * sigma[:, g]) / limit
             since = left_at(gauge.sign * sigma[:, g], limit)
         left.append(since)
-    return Measured(conversation, answers, projection, sigma, statistic, tuple(left), reading)
+    return Values(answers, projection, sigma, statistic, tuple(left))
 
 
 def tints(which: Panel, measured: Measured, g: int, place: int) -> np.ndarray:
     """`[n_tokens]`: an answer's tokens on one gauge, smoothed, in sigma towards the alarming side."""
-    gauge = which.gauges[g]
     start, end = measured.reading.spanned.spans[measured.answers[place]]
+    here = textures_of(measured.conversation.messages, measured.answers)[place]
+    return tinted(which, g, measured.reading.tokens[start:end], float(measured.projection[place, g]), here)
+
+
+def tinted(which: Panel, g: int, tokens: np.ndarray, projection: float, here: np.ndarray) -> np.ndarray:
+    """`[n_tokens]`: tokens of an answer on one gauge, smoothed, in sigma towards the alarming side.
+
+    Args:
+        tokens: `[n_tokens, p]` each token on every probe.
+        projection: of the whole answer, raw.
+        here: `[f]` the answer's texture.
+    """
+    gauge = which.gauges[g]
     columns = [column for column, of in which.terms[g] if of == "answer"]
-    raw = measured.reading.tokens[start:end, columns].sum(1, dtype=np.float64)
+    raw = tokens[:, columns].sum(1, dtype=np.float64)
     if gauge.baseline is None or not len(raw):
         return np.zeros(len(raw))
     # Terms that compare with the question move all of an answer's tokens alike.
-    shift = measured.projection[place, g] - raw.mean()
+    shift = projection - raw.mean()
     kernel = np.ones(min(_SMOOTH, len(raw)))
     smooth = np.convolve(raw, kernel, "same") / np.convolve(np.ones(len(raw)), kernel, "same")
-    expected = gauge.baseline.expected(textures_of(measured.conversation, measured.answers)[place : place + 1])[0]
+    expected = gauge.baseline.expected(here[None])[0]
     return np.asarray(gauge.sign * (smooth + shift - expected) / gauge.baseline.std)

@@ -52,8 +52,8 @@ def quiet_readings(model: Model, show: Progress) -> list[QuietReading]:
     found = []
     for done, one in enumerate(conversations, 1):
         means, tokens = message_means(model, one, range(len(one.messages)), range(model.n_layers))
-        answers, asked = turns_of(one)
-        found.append(QuietReading(one, means, answers, asked, textures_of(one, answers)))
+        answers, asked = turns_of(one.messages)
+        found.append(QuietReading(one, means, answers, asked, textures_of(one.messages, answers)))
         show.advance(done, tokens)
     return found
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from mien.chat import Chat
-from mien.scanning.measure import Measured, Panel, tints
+from mien.scanning.measure import Measured, Panel, Values, tints
 
 DETAILS_A_CHUNK = 16
 """Conversations of one chunk whose text is kept, worst first."""
@@ -33,7 +33,7 @@ def add_rows(rows: dict[str, list[Any]], which: Panel, measured: Measured) -> No
                 column.append(value)
 
 
-def alarmed(which: Panel, measured: Measured, t: int, g: int) -> bool:
+def alarmed(which: Panel, measured: Values, t: int, g: int) -> bool:
     """Whether one answer by itself is beyond the gauge's limit."""
     baseline = which.gauges[g].baseline
     value = measured.sigma[t, g]

@@ -101,9 +101,11 @@ def _gauge_summary(gauge: Gauge, i: int, totals: Totals) -> dict[str, Any]:
     if base is not None:
         found |= {
             "turn_threshold": round(base.limits.turn, 4), "turn_rate": base.limits.turn_rate,
-            "conversation_rate": base.limits.conversation_rate,
-            "turns_expected": round(base.limits.turn_rate * totals.turns, 2),
-            "drifted_expected": round(base.limits.conversation_rate * totals.conversations, 2),
+            "conversation_rate": base.limits.conversation_rate, "rates_shared_by": base.limits.shared_by,
+            "turns_expected": round(base.limits.turn_rate / base.limits.shared_by * totals.turns, 2),
+            "drifted_expected": round(
+                base.limits.conversation_rate / base.limits.shared_by * totals.conversations, 2
+            ),
             "reached_on_quiet_traffic": {"turn": round(base.turn_rate, 5),
                                          "conversation": round(base.conversation_rate, 5)},
         }  # fmt: skip
@@ -171,8 +173,8 @@ def _gauge_line(gauge: Gauge, i: int, totals: Totals) -> GaugeLine:
     strong = [f"{name} ({value:+.1f} sigma)" for name, value in base.effects.items() if abs(value) >= 0.5]
     note = f"Taken out before sigma is counted: {', '.join(strong)}." if strong else ""
     return GaugeLine(
-        gauge.name, gauge.description, gauge.side, gauge.layer, base.limits.turn, base.limits.turn_rate,
-        base.limits.conversation_rate, totals.alarms[i], totals.left[i], note,
+        gauge.name, gauge.description, gauge.side, gauge.layer, base.limits.turn,
+        base.limits.turn_rate / base.limits.shared_by, base.limits.conversation_rate / base.limits.shared_by, totals.alarms[i], totals.left[i], note,
     )  # fmt: skip
 
 
