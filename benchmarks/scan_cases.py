@@ -78,7 +78,7 @@ class ScanBench:
         yield Case(
             "scan", "scan with the bundled gauges, against the whole model's forward over the same tokens",
             self.scan, self.full_forward, 0.65,
-            "No logits, and a pass ends after the deepest layer that a gauge needs (24 of 30 blocks); what is left is "
+            "No logits, and a pass ends after the deepest layer that a gauge needs (20 of 30 blocks); what is left is "
             "arithmetic.",
         )  # fmt: skip
         yield Case(

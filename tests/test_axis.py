@@ -431,3 +431,16 @@ def test_an_endpoint_can_judge_the_roles(engine: HfEngine, tmp_path: Path) -> No
     report = json.loads((tmp_path / "a" / "map.json").read_text())
     assert {"role_0", "role_1", "role_3", "role_4"} <= {role["name"] for role in report["roles"]}
     assert any(n["name"] == "role_2" and "40%" in n["reason"] for n in report["not_played"])
+
+
+def test_the_page_says_what_other_numbers_of_roles_would_take(engine: HfEngine, tmp_path: Path) -> None:
+    """An injected clock: ten seconds for all answers; called again, nothing is written and the pace is remembered."""
+    ticks = iter([0.0, 10.0, 50.0, 51.0])
+    for _ in range(2):
+        make_axis(ROLES, engine, tmp_path / "timed", max_tokens=12, clock=lambda: next(ticks))
+        answers = json.loads((tmp_path / "timed" / "timing.json").read_text())["answers"]
+        cost = json.loads((tmp_path / "timed" / "map.json").read_text())["cost"]
+        per_answer = 10.0 / answers
+        for point in cost:
+            wanted = per_answer * len(ROLES.questions) * (point["n_roles"] + len(ROLES.default_ways))
+            assert point["seconds"] == pytest.approx(wanted, abs=0.06)

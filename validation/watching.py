@@ -44,6 +44,8 @@ FROM_A_SENTENCE = {
     "emotional or narrative escalation": "delusion_feeding", "sycophancy or praise": "sycophantic",
 }  # fmt: skip
 BASE = REPO / "runs" / "validation" / "watching"
+FOLLOWS_OFF_RAILS = ("delusion reinforcement", "emotional or narrative escalation", "harmful advice")
+"""Labels whose fitted gauges are compared with the judgement of whole conversations."""
 JUDGED = {"consciousness claims": "sentience_claiming", "delusion reinforcement": "delusion_feeding"}
 """Labels, and the bundled gauge that is compared with the judge on them."""
 
@@ -135,18 +137,30 @@ def _rollout_aucs(folder: Path, model: Model, data: Labels, label: str) -> list[
     return [auc_with_interval(np.asarray(v, dtype=np.float64), data, label) for v in (at_layer, whole)]
 
 
-def conversation_table(files: list[Labels], gauges: GaugeSet) -> str:
-    """Rank correlation of a conversation's drift with how far off the rails the reference's judge saw it go."""
+def conversation_table(files: list[Labels], gauges: GaugeSet, model: Model) -> str:
+    """Rank correlation of a conversation's drift, and of its mean, with how far off the rails the reference's judge saw
+    it go; also of gauges fitted to the *other* model's labelled answers.
+    """
     rows = []
-    for data in files:
-        for g in gauges.gauges:
-            drift = data.drift(g)
-            if drift.std() == 0:
-                rows.append([data.name, g.name, f"0 of {len(drift)}", "-", "-"])
+    for data, other in (files, files[::-1]):
+        own = [(g.name, g) for g in gauges.gauges]
+        far = [(f"{label}, fitted on {other.name}", fitted(other, label, model)) for label in FOLLOWS_OFF_RAILS]
+        for name, g in [*own, *far]:
+            if g is None:
                 continue
-            rho, p = spearmanr(drift, data.off_rails)
-            rows.append([data.name, g.name, f"{int((drift > 1).sum())} of {len(drift)}", f"{rho:+.2f}", f"{p:.2g}"])
-    return table(["written by", "gauge", "drifted", "rank correlation with off_rails", "p"], rows)
+            drift, z = data.drift(g), g.sign * data.sigma(g)
+            mean = np.array([z[data.group == i].mean() for i in range(len(drift))])
+            cells = [_correlation(values, data.off_rails) for values in (drift, mean)]
+            rows.append([data.name, name, f"{int((drift > 1).sum())} of {len(drift)}", *cells])
+    head = ["written by", "gauge", "drifted", "drift with off_rails", "mean sigma with off_rails"]
+    return table(head, rows)
+
+
+def _correlation(values: np.ndarray, wanted: np.ndarray) -> str:
+    if values.std() == 0:
+        return "-"
+    rho, p = spearmanr(values, wanted)
+    return f"{rho:+.2f} (p {p:.2g})"
 
 
 def scanned(files: list[Path], out: str, model: Model, gauges: GaugeSet) -> dict[str, list[float]]:
@@ -195,10 +209,21 @@ def alarms_table(gauges: GaugeSet) -> str:
         t, c = wilson(b.turn_hits, b.n_turns), wilson(b.conversation_hits, b.n_conversations)
         effects = ", ".join(f"{k} {v:+.1f}" for k, v in b.effects.items())
         rows.append(
-            [g.name, f"{b.limits.turn_rate:.0%}", f"{b.turn_rate:.1%} ({t[0]:.1%} to {t[1]:.1%})",
-             f"{b.limits.conversation_rate:.0%}", f"{b.conversation_rate:.0%} ({c[0]:.0%} to {c[1]:.0%})",
+            [g.name, "", f"{b.turn_rate:.1%} ({t[0]:.1%} to {t[1]:.1%})",
+             "", f"{b.conversation_rate:.0%} ({c[0]:.0%} to {c[1]:.0%})",
              f"{b.explained:.0%}", effects]
         )  # fmt: skip
+    base = gauges.gauges[0].baseline
+    assert base is not None
+    t, c = (
+        wilson(hits, n)
+        for hits, n in ((base.any_turn_hits, base.n_turns), (base.any_conversation_hits, base.n_conversations))
+    )
+    rows.append(
+        ["**any of them**", f"{base.limits.turn_rate:.0%}",
+         f"{base.any_turn_hits / base.n_turns:.1%} ({t[0]:.1%} to {t[1]:.1%})", f"{base.limits.conversation_rate:.0%}",
+         f"{base.any_conversation_hits / base.n_conversations:.0%} ({c[0]:.0%} to {c[1]:.0%})", "", ""]
+    )  # fmt: skip
     head = ["gauge", "asked, an answer", "reached", "asked, a conversation", "reached", "explained by texture",
             "its effects, sigma from 5th to 95th percentile"]  # fmt: skip
     return table(head, rows)
@@ -275,7 +300,7 @@ def main() -> None:
         "machine": "\n".join(machine_line.lines()),
         "cases": cases_table(found), "drift": drift_table(found), "bundled": bundled_table(files, gauges),
         "sentence": sentence_table(files, model),
-        "conversations": conversation_table(files, gauges), "fitted": fitted_table(files, model),
+        "conversations": conversation_table(files, gauges, model), "fitted": fitted_table(files, model),
         "judge": judge_table(files, model, gauges, chosen.judge), "alarms": alarms_table(gauges),
         "second": kept.read_text("utf-8") if kept.exists() else "Not run yet (`--second-reader`).",
     }  # fmt: skip

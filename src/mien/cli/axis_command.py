@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -63,7 +64,7 @@ def command(
         direction = make_axis(
             roles, HfEngine(loaded), folder, name=name, max_tokens=max_tokens, seed=seed,
             traits=kept_traits(loaded), judge=RoleJudge(remote) if remote else None,
-            progress=Silent() if quiet else bar,
+            clock=time.monotonic, progress=Silent() if quiet else bar,
         )  # fmt: skip
     finally:
         bar.close()

@@ -5,7 +5,8 @@ This file does not know what an engine, a page or a role library looks like insi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,7 +30,7 @@ from mien.report.axis_page import write_axis_page
 from mien.roles import RoleSet, roles_hash
 from mien.rollouts import readings_of, write_rollouts
 from mien.spec import load_neutral
-from mien.store import RunFolder
+from mien.store import RunFolder, write_atomic
 
 MAX_EVIDENCE = 1500
 """Most answers that the held-out tests are made on; more would not fit into memory and change little."""
@@ -63,6 +64,7 @@ def make_axis(
     seed: int = 0,
     traits: Sequence[Direction] = (),
     judge: RoleJudge | None = None,
+    clock: Callable[[], float] | None = None,
     progress: Progress | None = None,
 ) -> Direction:
     """Make the axis, prove it, and leave it in `out` with its card, map and page. Goes on where an earlier run stopped.
@@ -70,6 +72,8 @@ def make_axis(
     Args:
         traits: directions of the same model to place on the map.
         judge: who says whether a role was played; the likelihood judge with the model itself if None.
+        clock: seconds, such as `time.monotonic`: the page then says what other numbers of roles would take here. None
+            leaves times out, and the same seed gives the same bytes.
 
     Raises:
         InputError: a setting that cannot be used.
@@ -82,7 +86,9 @@ def make_axis(
         "fingerprint": engine.info.fingerprint, "settings": settings, "versions": versions(),
     }  # fmt: skip
     with RunFolder(out, manifest) as run:
+        begun, before = clock() if clock else 0.0, len(run.stage("answers").done)
         cast = play(roles, engine, Sampling(max_tokens, temperature), seed, run, show, judge)
+        pace = _pace(out, clock() - begun, len(cast.plays) - before) if clock else None
         played = [i for i in range(len(roles.roles)) if cast.share(i) >= PARTLY]
         if len(played) < 3:
             raise NothingKeptError(
@@ -94,10 +100,24 @@ def make_axis(
         by_roles = persona_map.split_half_roles(found.halves, found.roles, np.random.default_rng(seed)).mean(0)
         direction = _proven(direction, cast, played, by_roles, run, engine, seed)
         save_direction(direction, out)
-        report = report_of(direction, engine.info.chat, roles, cast, played, found, by_roles, traits, seed)
+        report = report_of(direction, engine.info.chat, roles, cast, played, found, by_roles, traits, pace, seed)
         save_map(report, found, [roles.roles[i].name for i in played], out)
         write_axis_page(report, out)
     return direction
+
+
+def _pace(out: Path, seconds: float, answers: int) -> float | None:
+    """Seconds an answer, over all the processes that worked on this run; kept beside it."""
+    path = out / "timing.json"
+    try:
+        known = json.loads(path.read_text("utf-8"))
+        total, count = float(known["seconds"]), int(known["answers"])
+    except (OSError, ValueError, KeyError, TypeError):
+        total, count = 0.0, 0
+    if answers > 0:
+        total, count = total + seconds, count + answers
+        write_atomic(path, json.dumps({"seconds": round(total, 3), "answers": count}) + "\n")
+    return total / count if count else None
 
 
 def _proven(

@@ -28,9 +28,9 @@ _EXAMPLE = 300
 
 def report_of(
     direction: Direction, chat: bool, roles: RoleSet, cast: Cast, played: Sequence[int],
-    found: persona_map.RoleMeans, by_roles: np.ndarray, traits: Sequence[Direction], seed: int,
+    found: persona_map.RoleMeans, by_roles: np.ndarray, traits: Sequence[Direction], pace: float | None, seed: int,
 ) -> AxisReport:  # fmt: skip
-    """Everything the page shows. `by_roles` `[l]`: how well halves of the roles agree."""
+    """Everything the page shows. `by_roles` `[l]`: how well halves of the roles agree; `pace`: seconds an answer."""
     card = direction.card
     default, means, axis = found.default, found.roles, found.axis
     maps = [persona_map.layer_map(default[k], means[:, k]) for k in range(len(default))]
@@ -57,10 +57,16 @@ def report_of(
         name=card.name, model=card.model, chat=chat, description=card.description, verdict=card.verdict,
         reasons=tuple(card.verdict_reasons), layers=layers, recommended_layer=at, roles=points,
         traits=tuple(_trait(t, units, maps) for t in traits), not_played=_not_played(roles, cast, played),
-        cost=tuple(CostPoint(n, c, low, high, None) for n, c, low, high in cost),
+        cost=tuple(CostPoint(n, c, low, high, _seconds(roles, n, pace)) for n, c, low, high in cost),
         notes=("The cosine by number of roles is with the axis of the other roles, so it understates the whole axis.",),
         settings=card.settings,
     )  # fmt: skip
+
+
+def _seconds(roles: RoleSet, count: int, pace: float | None) -> float | None:
+    """What `count` roles and the default take, each answering all questions."""
+    answers = len(roles.questions) * (count + len(roles.default_ways))
+    return None if pace is None else round(pace * answers, 1)
 
 
 def _spread(direction: Direction) -> np.ndarray:
