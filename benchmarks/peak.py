@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import resource
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import cases
+import peak_memory
 
 bench = cases.Bench()
 (bench.bare if sys.argv[1] == "bare" else bench.reading)()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+print(peak_memory.peak())

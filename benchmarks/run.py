@@ -3,19 +3,20 @@
     python benchmarks/run.py [--repeats 5] [--only NAME,...] [--out docs/benchmarks.md]
 
 Machines are noisy, so no figure is an absolute time: A and B alternate, each pair gives a ratio, the median is quoted
-with the lowest and highest.
+with the lowest and highest. What was measured is kept in `runs/bench.json`; `--only` measures some rows anew.
 """
 
 from __future__ import annotations
 
 import argparse
 import gc
+import json
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -26,6 +27,12 @@ import others
 import scan_cases
 
 REPO = Path(__file__).resolve().parent.parent
+KEPT = REPO / "runs" / "bench.json"
+ORDER = (
+    "read", "memory", "half", "loop", "write", "add1", "add32", "cap1", "cap32", "extract", "judge", "scan", "anew",
+    "gauges", "scans", "others",
+)  # fmt: skip
+"""Parts of the page."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +107,21 @@ def page(rows: list[Row], notes: list[str], scans: list[str]) -> str:
     ])  # fmt: skip
 
 
+def measured(bench: cases.Bench, only: set[str], repeats: int) -> Iterator[tuple[str, Row | list[str]]]:
+    """Each part of the page by its name, one after another."""
+    watching = scan_cases.ScanBench(bench.model)
+    for i, case in enumerate([*bench.cases(), *watching.cases()]):
+        if not only or case.name in only:
+            yield case.name, timed_row(case, repeats)
+        if i == 0 and (not only or "memory" in only):
+            yield "memory", memory_row()
+    if not only or "scans" in only:
+        lines = [scan_cases.linear_line(watching), scan_cases.cost_line(watching), scan_cases.memory_line()]
+        yield "scans", lines
+    if not only or "others" in only:
+        yield "others", others.lines(bench, repeats)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=5)
@@ -107,22 +129,19 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=REPO / "docs" / "benchmarks.md")
     chosen = parser.parse_args()
     only = set(filter(None, chosen.only.split(",")))
-    bench = cases.Bench()
-    watching = scan_cases.ScanBench(bench.model)
-    every = [*bench.cases(), *watching.cases()]
-    rows = [timed_row(c, chosen.repeats) for c in every if not only or c.name in only]
-    if not only or "memory" in only:
-        rows.insert(1, memory_row())
-    notes = others.lines(bench, chosen.repeats) if not only or "others" in only else []
-    scans = []
-    if not only or "scans" in only:
-        scans = [scan_cases.linear_line(watching), scan_cases.cost_line(watching), scan_cases.memory_line()]
-    text = page(rows, notes, scans)
-    if only:
-        print(text)
-    else:
-        chosen.out.write_text(text)
-        print(f"written to {chosen.out}")
+    kept = json.loads(KEPT.read_text("utf-8")) if KEPT.exists() else {}
+    parts = dict.fromkeys(ORDER) | kept
+    for name, found in measured(cases.Bench(), only, chosen.repeats):
+        parts[name] = asdict(found) if isinstance(found, Row) else found
+        KEPT.parent.mkdir(parents=True, exist_ok=True)
+        KEPT.write_text(json.dumps(parts, indent=1), "utf-8")
+    missing = [name for name, part in parts.items() if part is None]
+    if missing:
+        print(f"not measured yet, so no page is written: {', '.join(missing)}")
+        return
+    rows = [Row(**part) for part in parts.values() if isinstance(part, dict)]
+    chosen.out.write_text(page(rows, parts["others"], parts["scans"]))
+    print(f"written to {chosen.out}")
 
 
 if __name__ == "__main__":

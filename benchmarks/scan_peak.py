@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import random
-import resource
 import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
+import peak_memory
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -41,6 +42,8 @@ with tempfile.TemporaryDirectory() as folder:
             text = " ".join(chance.choices(words, k=12))
             messages = [{"role": "user", "content": "go on"}, {"role": "assistant", "content": text}]
             file.write(json.dumps({"id": f"c{i}", "messages": messages}) + "\n")
+    gc.collect()
+    peak_memory.forget()
     summary = scan([log], model, Path(folder) / "out", gauges=gauges)
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+peak = peak_memory.peak() / 1024
 print(json.dumps({"conversations": summary["conversations"], "peak_mb": round(peak, 1)}))
