@@ -15,7 +15,9 @@ from scipy import stats
 import random_models as tiny
 from mien.chat import ask
 from mien.engines.hf import HfEngine
-from mien.engines.hf_batch import STOP_MEMORY, Prompted, _sample, pack
+from mien.engines.hf_batch import Prompted, pack
+from mien.engines.sampling import sample
+from mien.engines.stops import STOP_MEMORY
 from mien.errors import InputError, ModelError, NonFiniteError
 from mien.models import Model, wrap
 from mien.records import Conversation, Message, Reading, Rollout, Sampling, ScoreRequest, WriteRequest
@@ -556,7 +558,7 @@ def test_tokens_are_drawn_from_the_distribution_asked_for(temperature: float, to
     logits = np.random.default_rng(0).normal(0, 2, 30)
     n = 20000
     draws = torch.from_numpy((np.arange(n) + 0.5) / n)  # even steps: frequencies are exact to 1 / n
-    tokens, logprobs = _sample(torch.from_numpy(logits).float().expand(n, -1), draws, Sampling(1, temperature, top_p))
+    tokens, logprobs = sample(torch.from_numpy(logits).float().expand(n, -1), draws, Sampling(1, temperature, top_p))
     expected = reference(logits, temperature, top_p)
     got = np.bincount(tokens, minlength=30) / n
     np.testing.assert_allclose(got, expected, atol=2 / n)
@@ -587,9 +589,9 @@ def test_whole_answers_are_drawn_from_the_distribution_asked_for(temperature: fl
 def test_extreme_temperatures_are_still_distributions() -> None:
     logits = torch.tensor([[1.0, 30.0, 29.0, -50.0]]).expand(4, -1)
     draws = torch.tensor([0.0, 0.3, 0.9, 1 - 2**-53], dtype=torch.float64)
-    assert _sample(logits, draws, Sampling(1, 1e-40))[0] == [1, 1, 1, 1]
-    assert _sample(logits, draws, Sampling(1, 0))[0] == [1, 1, 1, 1]
-    assert _sample(logits, draws, Sampling(1, 1e30))[0] == [0, 1, 3, 3]
+    assert sample(logits, draws, Sampling(1, 1e-40))[0] == [1, 1, 1, 1]
+    assert sample(logits, draws, Sampling(1, 0))[0] == [1, 1, 1, 1]
+    assert sample(logits, draws, Sampling(1, 1e30))[0] == [0, 1, 3, 3]
 
 
 def test_a_conversation_that_cannot_be_answered_is_refused() -> None:

@@ -97,6 +97,17 @@ class Chat:
             text = after
         return Spanned(tuple(ids + self._encode(text)), tuple(spans))
 
+    def end_ids(self) -> tuple[int, ...]:
+        """Ids that close an answer that is learnt from: what the template ends a turn with, up to the first stop id in
+        it; for a base model the beginning of the user's next line. Tokenised apart from the answer.
+        """
+        if not self.templated:
+            return tuple(self._encode("\n\nUser:"))
+        closed = self._render((Message("user", "x"), Message("assistant", _SENTINEL)), open_turn=False)
+        tail = self._encode(closed.rpartition(_SENTINEL)[2])
+        last = next((i for i, token in enumerate(tail) if token in self.stop_ids), None)
+        return tuple(sorted(self.stop_ids)[:1] if last is None else tail[: last + 1])
+
     def text(self, ids: Sequence[int]) -> str:
         """The text of an answer's ids."""
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()

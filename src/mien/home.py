@@ -1,4 +1,6 @@
-"""Where directions are kept and found by name: `$MIEN_HOME/directions/MODEL/NAME`. Does not know what is in them."""
+"""Where things are kept: directions, found by name under `$MIEN_HOME/directions/MODEL/NAME`, and what can be made again
+under `$MIEN_CACHE`. Does not know what is in them.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +8,24 @@ import os
 import re
 from pathlib import Path
 
-from mien.errors import InputError
+from mien.errors import InputError, RunError
 
 
 def home() -> Path:
     """`$MIEN_HOME`, else `~/.local/share/mien`."""
     return Path(os.environ.get("MIEN_HOME") or Path.home() / ".local" / "share" / "mien").expanduser()
+
+
+def cache_dir() -> Path:
+    """Where converted models and measurements are kept: `$MIEN_CACHE`, else `~/.cache/mien`."""
+    path = Path(os.environ.get("MIEN_CACHE") or Path.home() / ".cache" / "mien").expanduser()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(
+            f"The cache folder {path} cannot be made ({error.strerror}); set MIEN_CACHE to another."
+        ) from error
+    return path
 
 
 def model_slug(model_id: str) -> str:

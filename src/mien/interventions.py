@@ -1,4 +1,4 @@
-"""Add, Ablate and Cap: what can be done to the residual stream with a direction, as pure maths, then attached.
+"""Add, Ablate, Cap and CapSpace: what can be done to the residual stream, as pure maths, then attached.
 
 This file does not know how text is written or where hooks go; `residual` does.
 """
@@ -8,16 +8,16 @@ from __future__ import annotations
 import contextlib
 import math
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import get_args
+from typing import ClassVar, get_args
 
 import torch
 
 from mien.directions import Direction
-from mien.errors import InputError
+from mien.errors import FingerprintError, InputError
 from mien.models import Model
-from mien.records import Intervention, Tokens
+from mien.records import Intervention, ModelInfo, Tokens
 from mien.residual import edited, require_fit
 
 Layers = int | Sequence[int] | None
@@ -144,6 +144,9 @@ class Cap(_OnDirection):
     Floor: `h <- h + max(low - <h, v^>, 0) v^` (The Assistant Axis, 2601.10387); the ceiling is the same, mirrored.
     """
 
+    counts_firing: ClassVar[bool] = True
+    """Engines count at how many places it changes the stream, which an edit that acts everywhere makes no sense of."""
+
     low: float | None = field(default=None, kw_only=True)
     high: float | None = field(default=None, kw_only=True)
 
@@ -159,6 +162,114 @@ class Cap(_OnDirection):
     def edit(self, layer: int, h: torch.Tensor) -> torch.Tensor:
         wide, unit, along = self._split(layer, h)
         return (wide + (along.clamp(min=self.low, max=self.high) - along) * unit).to(h.dtype)
+
+    def fires(self, layer: int, h: torch.Tensor) -> torch.Tensor:
+        """`[...]` bool: the positions of `h` `[..., d]` that lie outside the range."""
+        along = self._split(layer, h)[2][..., 0]
+        return along != along.clamp(min=self.low, max=self.high)
+
+
+@dataclass(frozen=True, eq=False)
+class Bounds:
+    """What a `CapSpace` does at one layer: k numbers are read off the stream, each with a range of its own; what is
+    missing to the range is added along another vector.
+
+    Raises, when made:
+        InputError: shapes do not fit, or a number is NaN or infinite where it may not be.
+    """
+
+    reads: torch.Tensor
+    """`[k, d]` float32: the numbers are `<h, reads_i>`."""
+    writes: torch.Tensor
+    """`[k, d]` float32: what is added per unit that is missing. For one unit row equal to `reads` this is a `Cap`."""
+    low: torch.Tensor
+    """`[k]` float32; -inf: no floor."""
+    high: torch.Tensor
+    """`[k]` float32; inf: no ceiling."""
+
+    def __post_init__(self) -> None:
+        for name in ("reads", "writes", "low", "high"):
+            value = getattr(self, name).detach().to("cpu", torch.float32, copy=True).contiguous()
+            object.__setattr__(self, name, value)
+        if self.reads.ndim != 2 or not len(self.reads) or self.reads.shape != self.writes.shape:
+            raise InputError(
+                f"A space is read and written by [k, width] rows, not {list(self.reads.shape)} and "
+                f"{list(self.writes.shape)}."
+            )
+        if self.low.shape != self.reads.shape[:1] or self.high.shape != self.reads.shape[:1]:
+            raise InputError(f"{len(self.reads)} rows need as many low and high bounds.")
+        if not (torch.isfinite(self.reads).all() and torch.isfinite(self.writes).all()):
+            raise InputError("The rows of a space must be finite.")
+        if not (self.low <= self.high).all():  # NaN too
+            raise InputError("A low bound of a space lies above its high bound, or is not a number.")
+
+
+@dataclass(frozen=True, eq=False)
+class CapSpace:
+    """Hold several readings of the stream, at each layer, in their ranges: `h <- h + sum_i (clamp(p_i) - p_i) w_i` with
+    `p_i = <h, r_i>`; inside all ranges nothing changes.
+
+    What reads and what writes may differ. A reading that tells attacked answers from ordinary ones well seldom fires on
+    the ordinary ones; the difference of their means is what brings the stream back.
+
+    Raises, when made:
+        InputError: no layers, or unknown tokens.
+    """
+
+    parts: Mapping[int, Bounds]
+    """By layer."""
+    model: str
+    """What it was made for, in words, and by fingerprint."""
+    fingerprint: str
+    tokens: Tokens = field(default="all", kw_only=True)
+    _cast: dict[tuple[int, torch.device], tuple[torch.Tensor, ...]] = field(
+        default_factory=dict, init=False, repr=False
+    )
+
+    def __post_init__(self) -> None:
+        if self.tokens not in get_args(Tokens):
+            raise InputError(f"Tokens are one of {', '.join(get_args(Tokens))}, not {self.tokens!r}.")
+        if not self.parts:
+            raise InputError("An intervention needs at least one layer.")
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        return tuple(sorted(self.parts))
+
+    def check_model(self, info: ModelInfo) -> None:
+        """Raises: FingerprintError: it was made for another model."""
+        if info.fingerprint != self.fingerprint:
+            raise FingerprintError(
+                f"The hold was made for {self.model} (fingerprint {self.fingerprint[:12]}) and cannot be used on "
+                f"{info.id} (fingerprint {info.fingerprint[:12]}); calibrate one: mien calibrate --model {info.id}."
+            )
+
+    def edit(self, layer: int, h: torch.Tensor) -> torch.Tensor:
+        wide, missing, writes = self._missing(layer, h)
+        for i, row in enumerate(writes):
+            wide = wide + missing[..., i : i + 1] * row
+        return wide.to(h.dtype)
+
+    def fires(self, layer: int, h: torch.Tensor) -> torch.Tensor:
+        """`[...]` bool: the positions of `h` `[..., d]` at which a reading lies outside its range."""
+        return (self._missing(layer, h)[1] != 0).any(-1)
+
+    def _missing(self, layer: int, h: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """`h` in float32 at least, what each reading lacks to its range `[..., k]`, and what is added for it."""
+        wide = h.to(torch.promote_types(h.dtype, torch.float32))
+        reads, writes, low, high = self._on(layer, wide.device)
+        # Products and sums, as in `Cap`: no autocast and no TF32 in them.
+        p = torch.stack([(wide * row).sum(-1) for row in reads], -1)
+        return wide, p.clamp(low, high) - p, writes
+
+    def _on(self, layer: int, device: torch.device) -> tuple[torch.Tensor, ...]:
+        """This layer's tensors on a device, moved once."""
+        key = (layer, device)
+        if key not in self._cast:
+            part = self.parts[layer]
+            with torch.inference_mode(False):
+                self._cast[key] = tuple(t.to(device) for t in (part.reads, part.writes, part.low, part.high))
+        return self._cast[key]
 
 
 @contextlib.contextmanager

@@ -16,19 +16,7 @@ from typing import Any
 
 import torch
 
-from mien.errors import RunError
-
-
-def cache_dir() -> Path:
-    """Where converted models and measurements are kept: `$MIEN_CACHE`, else `~/.cache/mien`."""
-    path = Path(os.environ.get("MIEN_CACHE") or Path.home() / ".cache" / "mien").expanduser()
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError(
-            f"The cache folder {path} cannot be made ({error.strerror}); set MIEN_CACHE to another."
-        ) from error
-    return path
+from mien.home import cache_dir as cache_dir
 
 
 def best_dtype(device: str) -> torch.dtype:

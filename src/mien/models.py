@@ -114,11 +114,12 @@ def _hf(model: nn.Module) -> Any:
     return model
 
 
-def fingerprint(model: nn.Module, blocks: Blocks) -> str:
+def fingerprint(model: nn.Module, blocks: Blocks, *, adapters: bool = True) -> str:
     """Short hash of the config and of a slice of the weights (embedding rows, norms of the middle block).
 
     Weights are rounded to bfloat16 first, so a model has one fingerprint in float32 and bfloat16; embeddings and
-    norms are what quantisers leave alone. An adapter adds its own weights to the hash.
+    norms are what quantisers leave alone. An adapter adds its own weights to the hash; without `adapters` the hash is
+    that of the model under it.
     """
     digest = hashlib.sha256()
     config = _hf(model).config.get_text_config()
@@ -132,7 +133,7 @@ def fingerprint(model: nn.Module, blocks: Blocks) -> str:
         p.detach().flatten()[:512]
         for block in blocks.modules
         for n, p in sorted(block.named_parameters())
-        if "lora_" in n and p.device.type != "meta"
+        if adapters and "lora_" in n and p.device.type != "meta"
     ]
     for part in slices:
         digest.update(part.to("cpu", torch.bfloat16).view(torch.int16).numpy().tobytes())
@@ -226,7 +227,7 @@ def load(
     source = _resolve(str(name))
     net, tokenizer = _from_pretrained(source, str(name), where, chosen)
     if adapter is not None:
-        net = _with_adapter(net, str(adapter))
+        net = put_adapter(net, str(adapter))
     label = str(name) if adapter is None else f"{name}+{Path(adapter).name}"
     return wrap(net, tokenizer, label)
 
@@ -303,7 +304,13 @@ def _why_not_loaded(name: str, error: Exception) -> str:
     return f"The model {name} could not be loaded: {_first_line(error)}"
 
 
-def _with_adapter(net: nn.Module, adapter: str) -> nn.Module:
+def put_adapter(net: nn.Module, adapter: str) -> nn.Module:
+    """Put a PEFT adapter (folder or id) on a model, in place; what comes back is the PEFT model.
+
+    Raises:
+        MissingExtraError: PEFT is not installed.
+        ModelError: the adapter cannot be read, or does not fit.
+    """
     try:
         from peft import PeftModel
     except ImportError as error:

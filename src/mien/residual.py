@@ -75,7 +75,7 @@ def require_fit(interventions: Iterable[Intervention], info: ModelInfo) -> None:
         FingerprintError: one does.
     """
     for intervention in interventions:
-        check = getattr(getattr(intervention, "direction", None), "check_model", None)
+        check = getattr(getattr(intervention, "direction", intervention), "check_model", None)
         if check is not None:
             check(info)
 

@@ -15,6 +15,7 @@ import torch
 
 from mien.engines.hf_batch import Batch, Prompted, cache_bytes_per_token, pack, write_batch
 from mien.engines.hf_prefill import Prompt, prefill, row_edits
+from mien.engines.sampling import check_sampling
 from mien.errors import InputError, ModelError
 from mien.models import Model
 from mien.records import Conversation, Intervention, ModelInfo, Reading, Rollout, Sampling, ScoreRequest, WriteRequest
@@ -47,7 +48,7 @@ class HfEngine:
         read: bool = True,
         done: Container[str] = frozenset(),
     ) -> Iterator[list[tuple[Rollout, Reading | None]]]:
-        _check_sampling(sampling)
+        check_sampling(sampling)
         require_fit((i for r in requests for i in r.interventions), self.info)
         prompted = [Prompted(r, self.model.chat.prompt_ids(r.conversation)) for r in requests]
         self._check_ids((p.ids for p in prompted), sampling.max_tokens)
@@ -155,15 +156,6 @@ class HfEngine:
     ) -> list[np.ndarray]:
         with torch.inference_mode():
             return _score(self.model, pairs, tuple(interventions))
-
-
-def _check_sampling(sampling: Sampling) -> None:
-    if sampling.max_tokens < 1:
-        raise InputError(f"An answer needs room for one token at least, not {sampling.max_tokens}.")
-    if not 0 <= sampling.temperature < float("inf"):
-        raise InputError(f"The temperature is 0 (greedy) or a positive number, not {sampling.temperature}.")
-    if not 0 < sampling.top_p <= 1:
-        raise InputError(f"top_p is above 0 and at most 1, not {sampling.top_p}.")
 
 
 def _score(

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 
 from mien.engines.hf_prefill import Prompt, prefill, row_edits
+from mien.engines.sampling import sample, stream
+from mien.engines.stops import STOP_MEMORY, before_stop
 from mien.models import Model
 from mien.records import Intervention, Reading, Rollout, Sampling, WriteRequest
 from mien.residual import edited, require_finite, watched
@@ -100,10 +102,6 @@ class _Sums:
             self.sums[:, which] -= state[:, which]
 
 
-STOP_MEMORY = 12
-"""Tokens within which a stop string must have been recognised; the longest is three to six."""
-
-
 def write_batch(model: Model, batch: Batch, sampling: Sampling, read: bool) -> list[tuple[Rollout, Reading | None]]:
     """Write all rows of a batch; gives rollouts in the batch's order."""
     memory = STOP_MEMORY if model.chat.stop_strings else 0
@@ -111,7 +109,7 @@ def write_batch(model: Model, batch: Batch, sampling: Sampling, read: bool) -> l
     randoms = _draws(batch, sampling)
     state = _prefill(model, batch)
     for step in range(sampling.max_tokens):
-        tokens, logprobs = _sample(state.logits, randoms[batch.live, step], sampling)
+        tokens, logprobs = sample(state.logits, randoms[batch.live, step], sampling)
         going = _take(model, batch, tokens, logprobs, sums)
         _drop(state, batch, going)
         if not batch.live:
@@ -136,11 +134,7 @@ class _State:
 
 def _draws(batch: Batch, sampling: Sampling) -> torch.Tensor:
     """`[b, max_tokens]` uniform numbers, each row from its own seed."""
-    rows = []
-    for prompted in batch.prompted:
-        generator = torch.Generator().manual_seed(prompted.request.seed)
-        rows.append(torch.rand(sampling.max_tokens, generator=generator, dtype=torch.float64))
-    return torch.stack(rows)
+    return torch.stack([stream(p.request.seed, sampling.max_tokens) for p in batch.prompted])
 
 
 def _prefill(model: Model, batch: Batch) -> _State:
@@ -148,30 +142,6 @@ def _prefill(model: Model, batch: Batch) -> _State:
     done = prefill(model, [Prompt(p.ids, p.request.interventions) for p in batch.prompted], logits=True)
     assert done.logits is not None
     return _State(done.cache, done.mask, done.mask.sum(1, keepdim=True), done.logits, torch.zeros(len(batch.live), 1))
-
-
-def _sample(logits: torch.Tensor, draws: torch.Tensor, sampling: Sampling) -> tuple[list[int], list[float]]:
-    """Next token of each row by inverting the cumulative distribution at that row's own draw; log-probabilities at
-    temperature 1, whatever temperature was drawn at.
-    """
-    scores = logits.float()
-    require_finite(scores, "Logits")
-    if scores.device.type == "mps":  # has no float64
-        scores = scores.cpu()
-    plain = scores.log_softmax(-1)
-    if sampling.temperature == 0:
-        chosen = scores.argmax(-1)
-    else:
-        # Shifted first: at a very low temperature the scores themselves would become infinite.
-        probabilities = ((scores - scores.amax(-1, keepdim=True)) / sampling.temperature).softmax(-1)
-        if sampling.top_p < 1:
-            ordered, index = probabilities.sort(-1, descending=True)
-            outside = ordered.cumsum(-1) - ordered >= sampling.top_p
-            probabilities = torch.zeros_like(probabilities).scatter(-1, index, ordered.masked_fill(outside, 0))
-        ladder = probabilities.cumsum(-1, dtype=torch.float64)
-        height = draws.to(ladder.device)[:, None] * ladder[:, -1:]
-        chosen = torch.searchsorted(ladder, height, right=True)[:, 0].clamp(max=logits.shape[-1] - 1)
-    return chosen.tolist(), plain.gather(1, chosen[:, None])[:, 0].tolist()
 
 
 def _take(model: Model, batch: Batch, tokens: list[int], logprobs: list[float], sums: _Sums | None) -> list[bool]:
@@ -184,7 +154,7 @@ def _take(model: Model, batch: Batch, tokens: list[int], logprobs: list[float], 
             continue
         batch.ids[which].append(token)
         batch.logprobs[which].append(logprob)
-        cut = _stop_string(model, batch.ids[which]) if model.chat.stop_strings else None
+        cut = before_stop(model.chat, batch.ids[which], model.chat.stop_strings)
         if cut is not None:
             # The newest token has no state yet, those before it are in the sums already.
             fed = len(batch.ids[which]) - 1
@@ -195,22 +165,6 @@ def _take(model: Model, batch: Batch, tokens: list[int], logprobs: list[float], 
             batch.finish[which] = "stop"
         going.append(cut is None)
     return going
-
-
-def _stop_string(model: Model, ids: list[int]) -> int | None:
-    """How many tokens stand before a stop string that the newest tokens complete; None if there is none."""
-    tail = ids[-STOP_MEMORY:]
-    text = model.chat.raw_text(tail)
-    starts = [text.find(stop) for stop in model.chat.stop_strings if stop in text]
-    if not starts:
-        return None
-    start = min(starts)
-    # Compared as text: a letter of which some bytes are still to come is decoded as another one.
-    texts = (model.chat.raw_text(tail[:n]) for n in range(len(tail) + 1))
-    keep, before = next((n, t) for n, t in enumerate(texts) if len(t) >= start and t[:start] == text[:start])
-    if before[start:].strip():  # the last token holds a part of the stop string, not only the blanks before it
-        keep -= 1
-    return len(ids) - len(tail) + keep
 
 
 def _drop(state: _State, batch: Batch, going: list[bool]) -> None:

@@ -1,0 +1,192 @@
+"""One answer on its way: how far its prompt is read, what it has said, what was read of it and what caps did.
+
+This file does not know batches, caches or tensors on devices. Shapes: t tokens of the answer, m spans, p probes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from mien.chat import Chat
+from mien.engines.hf_hooks import acting, counts
+from mien.engines.sampling import stream
+from mien.engines.stops import Spoken
+from mien.live import Finish, LiveEnd, LiveEvent, LiveRequest, LiveToken
+from mien.records import Tokens
+
+_NOT_FINITE = "The model came to numbers that are NaN or infinite, so this answer cannot go on."
+
+
+class Answer:
+    """What one request has so far. The newest token has been drawn, but not fed: its state does not exist yet."""
+
+    def __init__(self, request: LiveRequest, chat: Chat, hidden: frozenset[int], n_probes: int, order: int) -> None:
+        self.request = request
+        self.order = order
+        """Place in the order of arrival."""
+        self.fed = 0
+        """How many tokens have been fed: the prompt's, then the answer's."""
+        self.closing = False
+        """Whether only the state of the last token is still wanted."""
+        self.ended = False
+        self.broken = False
+        """Whether its keys and values may hold NaN."""
+        most = request.sampling.max_tokens
+        self.draws: list[float] = stream(request.seed, most).tolist() if request.sampling.temperature > 0 else []
+        self._stop_ids = chat.stop_ids
+        self._spoken = Spoken(chat, (*request.stop, *chat.stop_strings), hidden)
+        self.reads = request.read and n_probes > 0
+        """Whether anything is to be projected."""
+        self._reads: list[np.ndarray] = []
+        # Of the prompt's tokens, for its spans, and for others whose prompts begin alike.
+        self._known = np.full((len(request.prompt_ids), n_probes), np.nan, np.float32)
+        self._fired = np.zeros(len(request.prompt_ids))
+        self._fired_since = 0.0
+        self._acts = tuple(id(i) for i in acting(request.interventions, "prompt"))
+        self._slots_a_token = {phase: self._counted(phase) for phase in ("prompt", "response")}
+
+    @property
+    def id(self) -> str:
+        return self.request.id
+
+    @property
+    def need(self) -> int:
+        """Most tokens that it can come to hold."""
+        return len(self.request.prompt_ids) + self.request.sampling.max_tokens
+
+    @property
+    def left(self) -> int:
+        """How many tokens of the prompt are still to be fed."""
+        return max(0, len(self.request.prompt_ids) - self.fed)
+
+    @property
+    def newest(self) -> int:
+        """The token to be fed next, once the prompt is read."""
+        return self._spoken.ids[-1]
+
+    @property
+    def next_draw(self) -> float:
+        """The uniform number that the next token is drawn with."""
+        place = len(self._spoken.ids)
+        return self.draws[place] if place < len(self.draws) else 0.0
+
+    def wants_spans(self, n: int) -> bool:
+        """Whether a span lies among the next `n` tokens of the prompt."""
+        return self.reads and any(s < self.fed + n and self.fed < e for s, e in self.request.spans)
+
+    def shares(self, other: Answer, fed: int) -> int:
+        """How many of its prompt's tokens, but for the last, another one has in common that will have `fed` tokens."""
+        if self._acts != other._acts:
+            return 0
+        mine, its = self.request.prompt_ids, other.request.prompt_ids
+        low, high = 0, min(len(mine) - 1, len(its), fed)
+        while low < high:
+            middle = (low + high + 1) // 2
+            low, high = (middle, high) if mine[low:middle] == its[low:middle] else (low, middle - 1)
+        return low
+
+    def may_borrow(self, other: Answer) -> int:
+        """How many of its prompt's tokens it need not feed, as another one has fed them, and read them if need be."""
+        n = self.shares(other, other.fed)
+        if self.reads and n > self.fed:
+            unread = np.isnan(other._known[:n, 0])
+            missing = (np.flatnonzero(unread[s:e])[:1] + s for s, e in self.request.spans if s < n)
+            n = min([n, *(int(first) for places in missing for first in places)])
+        return n
+
+    def borrow(self, other: Answer, n: int) -> None:
+        """Its keys and values of the first `n` tokens have been copied."""
+        self._known[:n], self._fired[:n] = other._known[:n], other._fired[:n]
+        self.fed = n
+
+    def read_prompt(self, n: int, projections: np.ndarray | None, fired: np.ndarray | None) -> None:
+        """The next `n` tokens of the prompt have been fed; `projections` `[n, p]`, `fired` `[n]`, if there are any."""
+        fresh = slice(self.fed, self.fed + n)
+        if projections is not None:
+            self._known[fresh] = projections
+        if fired is not None:
+            self._fired[fresh] = fired
+        self.fed += n
+
+    def read_token(self, projections: np.ndarray | None, fired: np.ndarray | None) -> None:
+        """The newest token has been fed; `projections` `[1, p]`, `fired` `[1]`, if there are any."""
+        self.fed += 1
+        if self.reads and projections is not None:
+            self._reads.append(projections[0].copy())
+        if fired is not None:
+            self._fired_since += float(fired[0])
+
+    def take(self, token: int, logprob: float, top: Sequence[tuple[int, float]]) -> list[LiveEvent]:
+        """What was drawn after the newest fed token; gives what is to be told. `ended` says whether that is all.
+
+        Numbers that are none end it at once, amid its prompt too: they must not be copied to where others will be.
+        """
+        if not math.isfinite(logprob) or (self._reads and not np.isfinite(self._reads[-1]).all()):
+            return [self.end("error", error=_NOT_FINITE)]
+        if self.left:
+            return []
+        if self.closing or not self.request.sampling.max_tokens:
+            return [self.end("length")]
+        if token in self._stop_ids:
+            return [self.end("stop")]
+        read = self._reads[-1] if self._reads else None
+        text = self._spoken.add(token)
+        if self._spoken.stopped_at is not None:
+            return [self.end("stop")]
+        events: list[LiveEvent] = [LiveToken(token, text, logprob, tuple(top), read)]
+        if len(self._spoken.ids) == self.request.sampling.max_tokens:
+            self.closing = self.reads
+            if not self.closing:
+                events.append(self.end("length"))
+        return events
+
+    def end(self, finish: Finish, error: str = "") -> LiveEnd:
+        """Make an end of it."""
+        self.ended = True
+        spoken = self._spoken
+        kept = len(spoken.ids) if spoken.stopped_at is None else spoken.kept()
+        tokens, spans = (self._tokens(kept), self._spans()) if self.request.read else (None, None)
+        if (
+            finish in ("stop", "length")
+            and tokens is not None
+            and spans is not None
+            and not self._finite(tokens, spans)
+        ):
+            finish, error = "error", _NOT_FINITE
+        self.broken = finish in ("error", "cancelled")
+        return LiveEnd(
+            finish, tuple(spoken.ids[:kept]), spoken.text(), spoken.rest(), tokens, spans, self._share(), error
+        )
+
+    def _finite(self, tokens: np.ndarray, spans: np.ndarray) -> bool:
+        whole = [end > start for start, end in self.request.spans]
+        return bool(np.isfinite(tokens).all() and np.isfinite(spans[whole]).all())
+
+    def _tokens(self, kept: int) -> np.ndarray:
+        """`[t, p]`; NaN for a token that was never fed, as the newest of an answer that was given up."""
+        tokens = np.full((kept, self._known.shape[1]), np.nan, np.float32)
+        for i, row in enumerate(self._reads[:kept]):
+            tokens[i] = row
+        return tokens
+
+    def _spans(self) -> np.ndarray:
+        """`[m, p]`; NaN for a span that is empty or was not read to its end."""
+        means = np.full((len(self.request.spans), self._known.shape[1]), np.nan, np.float32)
+        for i, (start, end) in enumerate(self.request.spans):
+            if end > start:
+                means[i] = self._known[start:end].mean(0, dtype=np.float64)
+        return means
+
+    def _counted(self, phase: Tokens) -> int:
+        """Layers at which counted interventions act on each token of a phase."""
+        return sum(len(i.layers) for i in acting(self.request.interventions, phase) if counts(i))
+
+    def _share(self) -> float | None:
+        if not any(counts(i) for i in self.request.interventions):
+            return None
+        before = min(self.fed, len(self.request.prompt_ids))
+        slots = before * self._slots_a_token["prompt"] + (self.fed - before) * self._slots_a_token["response"]
+        return (float(self._fired.sum()) + self._fired_since) / slots if slots else 0.0

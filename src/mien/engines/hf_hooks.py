@@ -1,0 +1,154 @@
+"""Hooks that stay on a model: each pass has its own edits for its own rows, its probes, and a count of firing caps.
+
+Put on once, they do nothing but for passes run through `running`, and nothing in other threads. Edits come before
+probes, so what is read is what the next block sees. This file does not know requests, caches or tokens.
+
+Shapes: b rows of a pass, s its columns, d width, p probes of all layers, p_l of one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+
+from mien.engines.hf_prefill import row_edits
+from mien.models import Blocks, stream_of
+from mien.records import Intervention, Tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """An intervention with the rows of a pass that it belongs to (None: all)."""
+
+    intervention: Intervention
+    rows: torch.Tensor | None
+    counted: bool
+    """Whether it is counted at how many places it changes the stream."""
+
+
+Edits = Mapping[int, Sequence[Edit]]
+"""By layer, in the order in which they act."""
+
+
+class EditError(Exception):
+    """An intervention failed; the cause is chained."""
+
+    def __init__(self, intervention: Intervention) -> None:
+        super().__init__(type(intervention).__name__)
+        self.intervention = intervention
+
+
+def acting(interventions: Sequence[Intervention], phase: Tokens) -> tuple[Intervention, ...]:
+    """Those that act on tokens of a `phase`, "prompt" or "response"."""
+    return tuple(i for i in interventions if i.tokens in ("all", phase))
+
+
+def counts(intervention: Intervention) -> bool:
+    """Whether it is one (a cap) that changes the stream at some places only, which are to be counted."""
+    return bool(getattr(intervention, "counts_firing", False))
+
+
+def edits_of(rows: Sequence[Sequence[Intervention]], phase: Tokens, device: torch.device) -> Edits:
+    """The edits of a pass over rows with these interventions. Rows with one intervention object are edited at once."""
+    table: dict[int, list[Edit]] = {}
+    for intervention, where in row_edits([acting(each, phase) for each in rows], device):
+        for layer in intervention.layers:
+            table.setdefault(layer, []).append(Edit(intervention, where, counts(intervention)))
+    return table
+
+
+@dataclass
+class Running:
+    """One pass: what is done in it, and what came out."""
+
+    edits: Edits
+    read: bool
+    thread: int = field(default_factory=threading.get_ident)
+    parts: dict[int, torch.Tensor] = field(default_factory=dict)
+    fired: torch.Tensor | None = None
+    """`[b, s]` float32: at how many layers a counted intervention changed the stream; None: none was there."""
+
+    def projections(self, device: torch.device) -> torch.Tensor:
+        """`[b, s, p]` float32, probes of all layers side by side, layers ascending."""
+        return torch.cat([self.parts[layer].to(device) for layer in sorted(self.parts)], -1)
+
+
+class RowHooks:
+    """Hooks on all blocks of a model.
+
+    Args:
+        blocks: where they go.
+        probes: layer -> `[p_l, d]`.
+    """
+
+    def __init__(self, blocks: Blocks, probes: Mapping[int, torch.Tensor]) -> None:
+        self._probes = {layer: v.detach().to(torch.float32).T for layer, v in sorted(probes.items()) if len(v)}
+        self.n_probes = sum(v.shape[1] for v in self._probes.values())
+        self._running: Running | None = None
+        self._handles = [
+            block.register_forward_hook(partial(self._hook, layer)) for layer, block in enumerate(blocks.modules)
+        ]
+
+    def remove(self) -> None:
+        """Take the hooks off."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+
+    @contextlib.contextmanager
+    def running(self, running: Running) -> Iterator[Running]:
+        """Forward passes inside, of this thread, are run so."""
+        self._running = running
+        try:
+            yield running
+        finally:
+            self._running = None
+
+    def _hook(self, layer: int, _module: Any, _args: Any, output: Any) -> Any:
+        running = self._running
+        if running is None:
+            return None
+        edits = running.edits.get(layer)
+        read = running.read and layer in self._probes
+        if not (edits or read) or running.thread != threading.get_ident():
+            return None
+        h = stream_of(output)
+        for edit in edits or ():
+            h = _edited(layer, h, edit, running)
+        if read:
+            probe = self._probes[layer]
+            if probe.device != h.device:
+                probe = self._probes[layer] = probe.to(h.device)
+            running.parts[layer] = h.float() @ probe
+        if not edits:
+            return None
+        return h if isinstance(output, torch.Tensor) else (h, *output[1:])
+
+
+def _edited(layer: int, h: torch.Tensor, edit: Edit, running: Running) -> torch.Tensor:
+    # Under a device map the blocks lie on several devices.
+    rows = edit.rows if edit.rows is None or edit.rows.device == h.device else edit.rows.to(h.device)
+    part = h if rows is None else h[rows]
+    try:
+        new = edit.intervention.edit(layer, part)
+    except Exception as error:
+        raise EditError(edit.intervention) from error
+    if edit.counted:
+        _count(running, (new != part).any(-1).float(), rows, h)
+    return new if rows is None else h.index_copy(0, rows, new)
+
+
+def _count(running: Running, changed: torch.Tensor, rows: torch.Tensor | None, h: torch.Tensor) -> None:
+    if running.fired is None:
+        running.fired = torch.zeros(h.shape[:2], device=h.device)
+    device = running.fired.device
+    if rows is None:
+        running.fired += changed.to(device)
+    else:
+        running.fired.index_add_(0, rows.to(device), changed.to(device))

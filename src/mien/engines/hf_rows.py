@@ -1,0 +1,138 @@
+"""Which answer has which slot of the cache, and how large the cache is: rows that write first, then rows whose prompt
+is being read, without holes.
+
+This file does not know models, sampling or texts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mien.engines.hf_answer import Answer
+from mien.engines.hf_slots import BLOCK, SlotCache
+
+WORTH = 16
+"""Tokens that must be saved for it to be worth while to wait for them and to copy them."""
+
+
+class Rows:
+    """Answers in the order of their slots.
+
+    Args:
+        cache: what holds their keys and values.
+        max_rows: most answers at a time.
+        cache_tokens: most tokens, unused columns included, that the cache may come to hold.
+    """
+
+    def __init__(self, cache: SlotCache, max_rows: int, cache_tokens: int) -> None:
+        self._cache = cache
+        self._max_rows = max_rows
+        self._cache_tokens = cache_tokens
+        self.answers: list[Answer] = []
+        self.writing = 0
+        """The first so many write, the others' prompts are being read."""
+        self.changes = 0
+        """Grows whenever another answer has a slot among those that write."""
+
+    @property
+    def writers(self) -> Sequence[Answer]:
+        return self.answers[: self.writing]
+
+    @property
+    def prompts(self) -> Sequence[Answer]:
+        return self.answers[self.writing :]
+
+    def fits(self, need: int) -> bool:
+        """Whether there is room for one more, were all to become as long as they can."""
+        rows = len(self.answers) + 1
+        return rows <= self._max_rows and rows * self._columns(max(self._need, need)) <= self._cache_tokens
+
+    def add(self, answer: Answer) -> None:
+        """Give a new answer the last slot."""
+        self.answers.append(answer)
+
+    def remove(self, answer: Answer, *, wipe: bool) -> None:
+        """Take an answer out. `wipe`: its keys and values may hold NaN."""
+        row = self.answers.index(answer)
+        if wipe and row < self._cache.rows:
+            self._cache.wipe(row)
+        if row < self.writing:
+            self.writing -= 1
+            self._move(self.writing, row)
+            row = self.writing
+            self.changes += 1
+        self._move(len(self.answers) - 1, row)
+        self.answers.pop()
+
+    def borrow(self, answer: Answer) -> None:
+        """Let an answer take over what another one's prompt has in common with its own."""
+        best, n = answer, answer.fed + WORTH - 1
+        for other in self.answers:
+            if other is not answer and (shared := answer.may_borrow(other)) > n:
+                best, n = other, shared
+        if best is not answer:
+            self._cache.move(self.answers.index(best), self.answers.index(answer), n)
+            answer.borrow(best, n)
+
+    def front(self, chosen: Sequence[Answer]) -> int:
+        """Put some of those whose prompts are read side by side, first among these; gives the first one's slot."""
+        for place, answer in enumerate(chosen, self.writing):
+            self._swap(place, self.answers.index(answer))
+        return self.writing
+
+    def promote(self, answer: Answer) -> None:
+        """Its prompt is read: now it writes."""
+        self._swap(self.writing, self.answers.index(answer))
+        self.writing += 1
+        self.changes += 1
+
+    def make_room(self) -> None:
+        """Grow the cache to what the next step needs, or give back what is no longer needed.
+
+        Raises:
+            Exception: there is no such memory; the cache is as it was.
+        """
+        cache, n = self._cache, len(self.answers)
+        if not n:
+            if cache.rows:
+                cache.resize(0, 0)
+            return
+        # Whole prompts, as their beginnings may be taken over from others, and a first token is fed in the same step.
+        now = self._columns(max(min(a.fed + a.left + 1, a.need) for a in self.answers))
+        most = self._columns(self._need)
+        rows, columns = cache.rows, cache.columns
+        if now > columns:
+            columns = max(now, min(self._columns(columns * 3 // 2), most))
+        elif columns > 2 * most:
+            columns = most
+        if n > rows:
+            rows = max(n, min(2 * rows, self._max_rows, self._cache_tokens // columns))
+        elif rows > 4 * n:
+            rows = 2 * n
+        # Wider than they were thought to become when the rows were made.
+        rows = max(n, min(rows, self._cache_tokens // columns))
+        if (rows, columns) != (cache.rows, cache.columns):
+            cache.resize(rows, columns)
+
+    @property
+    def _need(self) -> int:
+        return max((a.need for a in self.answers), default=0)
+
+    def _columns(self, tokens: int) -> int:
+        return min(-(-tokens // BLOCK) * BLOCK, max(tokens, self._cache_tokens))
+
+    def _move(self, source: int, target: int) -> None:
+        if source == target:
+            return
+        answer = self.answers[target] = self.answers[source]
+        if answer.fed:
+            self._cache.move(source, target, answer.fed)
+
+    def _swap(self, one: int, other: int) -> None:
+        if one == other:
+            return
+        answers = self.answers
+        longest = max(answers[one].fed, answers[other].fed)
+        if longest:
+            self._cache.swap(one, other, longest)
+        answers[one], answers[other] = answers[other], answers[one]
