@@ -1,0 +1,190 @@
+"""Time `mien serve` watched against unwatched, held against unheld, and against `transformers serve`; written to
+docs/serving.md.
+
+    python benchmarks/serving.py [--pairs 3] [--clients 1,8,32]
+
+The servers run side by side, one under load at a time, and take turns: each turn is the same requests from so many
+clients at once, streamed. Figures are medians of the ratios of turns that follow one another.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+REPO = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(REPO / "benchmarks"))
+
+import machine_line  # noqa: E402
+
+TOKENS = 32
+TOPICS = (
+    "bread", "tides", "chess", "moss", "glass", "kites", "salt", "owls", "maps", "rain", "soap", "ink", "wool", "tea",
+    "bees", "iron", "sand", "clay", "silk", "cork", "reeds", "frost", "amber", "chalk", "linen", "barley", "slate",
+    "copper", "honey", "ferns", "gravel", "pearls",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What one turn of a server came to."""
+
+    tokens_per_second: float
+    first_token_p95: float
+    """Seconds."""
+
+
+@dataclass
+class Served:
+    """A server that runs."""
+
+    name: str
+    process: subprocess.Popen[Any]
+    base: str
+    model: str
+
+
+def free_port() -> int:
+    """One that nobody listens to."""
+    with socket.create_server(("127.0.0.1", 0)) as s:
+        return int(s.getsockname()[1])
+
+
+def started(name: str, command: list[str], port: int, model: str) -> Served:
+    """Start a server and wait until it answers."""
+    log = (REPO / "runs" / f"serving-{name.replace(' ', '-')}.log").open("w")
+    process = subprocess.Popen(command, stdout=log, stderr=log)
+    base = f"http://127.0.0.1:{port}"
+    for _ in range(600):
+        if process.poll() is not None:
+            raise SystemExit(f"{name} did not start; see {log.name}.")
+        try:
+            if httpx.get(f"{base}/health", timeout=1).status_code == 200:
+                return Served(name, process, base, model)
+        except httpx.HTTPError:
+            pass
+        time.sleep(0.5)
+    raise SystemExit(f"{name} did not answer within five minutes; see {log.name}.")
+
+
+async def one(client: httpx.AsyncClient, served: Served, topic: str) -> tuple[int, float]:
+    """Tokens of one streamed answer, and seconds to its first."""
+    body = {
+        "model": served.model, "messages": [{"role": "user", "content": f"Tell me all you know about {topic}."}],
+        "max_tokens": TOKENS, "temperature": 0, "stream": True, "stream_options": {"include_usage": True},
+    }  # fmt: skip
+    begun, first, chunks, usage = time.perf_counter(), 0.0, 0, 0
+    async with client.stream("POST", f"{served.base}/v1/chat/completions", json=body) as response:
+        response.raise_for_status()
+        async for line in response.aiter_lines():
+            if not line.startswith("data: ") or line == "data: [DONE]":
+                continue
+            found = json.loads(line[6:])
+            usage = (found.get("usage") or {}).get("completion_tokens") or usage
+            if any((choice.get("delta") or {}).get("content") for choice in found.get("choices", ())):
+                chunks += 1
+                first = first or time.perf_counter() - begun
+    return usage or chunks, first
+
+
+async def turn(served: Served, clients: int) -> Turn:
+    """The same questions from so many clients at once; every client asks until all are answered."""
+    questions = list(TOPICS[: max(clients, 4)])
+    async with httpx.AsyncClient(timeout=600) as client:
+
+        async def ask() -> list[tuple[int, float]]:
+            found = []
+            while questions:
+                found.append(await one(client, served, questions.pop()))
+            return found
+
+        begun = time.perf_counter()
+        answers = [one for some in await asyncio.gather(*(ask() for _ in range(clients))) for one in some]
+        seconds = time.perf_counter() - begun
+    firsts = sorted(first for _, first in answers)
+    return Turn(sum(tokens for tokens, _ in answers) / seconds, firsts[int(0.95 * (len(firsts) - 1))])
+
+
+def compared(a: Served, b: Served, clients: int, pairs: int) -> list[str]:
+    """`a` beside `b`: cells of the table's row."""
+    for served in (a, b):
+        asyncio.run(turn(served, clients))
+    rates, firsts, shown = [], [], []
+    for i in range(pairs):
+        turns = {}
+        for served in (a, b) if i % 2 == 0 else (b, a):
+            turns[served.name] = asyncio.run(turn(served, clients))
+        rates.append(turns[b.name].tokens_per_second / turns[a.name].tokens_per_second)
+        firsts.append(turns[a.name].first_token_p95 / turns[b.name].first_token_p95)
+        shown.append((turns[a.name].tokens_per_second, turns[b.name].tokens_per_second))
+    mine, theirs = (statistics.median(s[i] for s in shown) for i in (0, 1))
+    row = [f"{a.name} against {b.name}", str(clients), f"{mine:.0f} and {theirs:.0f}", _spread(rates), _spread(firsts)]
+    print(" | ".join(row), flush=True)
+    return row
+
+
+def _spread(values: list[float]) -> str:
+    return f"{statistics.median(values):.2f} x ({min(values):.2f} to {max(values):.2f})"
+
+
+def embedded_folder() -> str:
+    """The embedded model as a folder that transformers reads."""
+    from mien.embedded import converted_gguf, embedded_gguf
+
+    return str(converted_gguf(embedded_gguf()))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--pairs", type=int, default=3)
+    parser.add_argument("--clients", default="1,8,32")
+    parser.add_argument("--out", type=Path, default=REPO / "docs" / "serving.md")
+    chosen = parser.parse_args()
+    (REPO / "runs").mkdir(exist_ok=True)
+    servers: dict[str, Served] = {}
+    try:
+        for mode in ("unwatched", "watched", "held"):
+            port = free_port()
+            command = [sys.executable, str(REPO / "benchmarks" / "serve_one.py"), mode, str(port)]
+            servers[mode] = started(mode, command, port, "smollm2-135m")
+        folder, port = embedded_folder(), free_port()
+        transformers = str(Path(sys.executable).parent / "transformers")
+        command = [transformers, "serve", folder, "--port", str(port), "--device", "cpu", "--dtype", "float32"]
+        servers["theirs"] = started("transformers serve", command, port, folder)
+        rows = []
+        for clients in map(int, chosen.clients.split(",")):
+            rows.append(compared(servers["watched"], servers["unwatched"], clients, chosen.pairs))
+            rows.append(compared(servers["held"], servers["watched"], clients, chosen.pairs))
+            rows.append(compared(servers["watched"], servers["theirs"], clients, 1 if clients > 8 else chosen.pairs))
+    finally:
+        for served in servers.values():
+            served.process.terminate()
+    table = [f"| {' | '.join(row)} |" for row in rows]
+    text = "\n".join([
+        "# Serving, timed", "",
+        "Written by `python benchmarks/serving.py`. The servers take turns under the same requests (greedy, "
+        f"{TOKENS} tokens, streamed); ratios are of turns that follow one another, median and range. Above 1 the first "
+        "is slower.", "",
+        *machine_line.lines(), "",
+        "| servers | clients | tokens/s | time a token | time to first token, 95th percentile |",
+        "| --- | --- | --- | --- | --- |", *table, "",
+        "`watched` reads five gauges at every token, alarms and records; `held` caps the Assistant Axis besides. "
+        "`transformers serve` runs as it comes: without continuous batching it writes one answer at a time.", "",
+    ])  # fmt: skip
+    chosen.out.write_text(text, "utf-8")
+    print(f"written to {chosen.out}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""`mien serve`: an OpenAI-compatible server whose model is read at every token and held in its normal range."""

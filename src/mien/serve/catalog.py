@@ -1,0 +1,224 @@
+"""What gauges and directions a served model has, by name, and what a request's interventions mean.
+
+Gauges: those that come with mien, those of gauge files, and kept directions read at their recommended layer. All of
+them stand on one `Panel`, so that one projection serves them. This file does not know requests' shapes or engines.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from mien.card import Card
+from mien.directions import Direction, load_direction
+from mien.errors import InputError, MienError
+from mien.gauges import Gauge, GaugeSet, bundled_gauges, load_gauges
+from mien.home import kept_directions
+from mien.jobs.baseline import gauge_of
+from mien.models import Model
+from mien.records import Intervention, Tokens
+from mien.scanning.measure import Panel, panel
+
+_log = logging.getLogger("mien.serve")
+_PERCENTILE = re.compile(r"p(\d{1,2}|100)")
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """By name: what can be read, and what the stream can be pushed along."""
+
+    panel: Panel | None
+    """Every gauge there is; None: there are none, so nothing is read."""
+    watched: tuple[int, ...]
+    """Which of the panel's gauges are read off every answer, and may alarm."""
+    directions: dict[str, Direction]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return () if self.panel is None else tuple(g.name for g in self.panel.gauges)
+
+    def chosen(self, names: Sequence[str] | str | None) -> tuple[int, ...]:
+        """Places of gauges on the panel: the watched ones for None, `"all"`, or by name.
+
+        Raises:
+            InputError: there is no gauge of a name.
+        """
+        if names is None:
+            return self.watched
+        if isinstance(names, str):
+            return tuple(range(len(self.names)))
+        place = {name: i for i, name in enumerate(self.names)}
+        for name in names:
+            if name not in place:
+                raise InputError(f"There is no gauge {name!r} here; there are: {', '.join(place) or 'none'}.")
+        return tuple(place[name] for name in dict.fromkeys(names))
+
+    def direction(self, name: str) -> Direction:
+        """Raises: InputError: there is none of that name."""
+        if name not in self.directions:
+            known = ", ".join(sorted(self.directions)) or "none"
+            raise InputError(f"There is no direction {name!r} here; there are: {known}.")
+        return self.directions[name]
+
+
+def catalog_of(model: Model, files: Sequence[Path] = (), names: Sequence[str] | None = None) -> Catalog:
+    """Everything that can be read and done with a model.
+
+    Args:
+        files: gauge files, beside what comes with mien.
+        names: gauges to watch; default: all that have a baseline.
+
+    Raises:
+        InputError: there is no gauge of a name, or a file is another reader's.
+        FormatError: a file that holds no gauges.
+    """
+    kept = _kept(model)
+    gauges: dict[str, Gauge] = {}
+    for one in [bundled_gauges(model.info.id), *map(load_gauges, files)]:
+        if one is not None:
+            panel(one, model)  # refuses another reader's
+            gauges |= {g.name: g for g in one.gauges}
+    known = dict(gauges)
+    for name, direction in kept.items():
+        if name not in gauges and direction.card.recommended_layer is not None:
+            gauges[name] = replace(gauge_of(direction), name=name)
+    for name, gauge in known.items():
+        if name not in kept and (made := _direction_of(gauge, model)) is not None:
+            kept[name] = made
+    if not gauges:
+        if names:
+            raise InputError(f"There is no gauge {names[0]!r} for {model.info.id}; there are none.")
+        return Catalog(None, (), kept)
+    info = model.info
+    which = panel(GaugeSet(info.id, info.fingerprint, info.d_model, tuple(gauges.values())), model)
+    everything = Catalog(which, (), kept)
+    by_itself = tuple(i for i, g in enumerate(which.gauges) if g.baseline is not None)
+    return Catalog(which, by_itself if names is None else everything.chosen(names), kept)
+
+
+def _kept(model: Model) -> dict[str, Direction]:
+    """Directions kept for a model, by the name they were extracted under; those that cannot be used are left out."""
+    found = {}
+    for name, folder in kept_directions(model.info.id).items():
+        try:
+            direction = load_direction(folder)
+            direction.check_model(model.info)
+            if direction.card.recommended_layer is not None:
+                direction.unit()
+        except MienError as error:
+            _log.warning("The direction %s is left out: %s", name, error)
+            continue
+        found[name] = direction
+    return found
+
+
+def _direction_of(gauge: Gauge, model: Model) -> Direction | None:
+    """A gauge that is one unit vector at one layer, as a direction there; others are no directions."""
+    if len(gauge.parts) != 1 or gauge.parts[0].of != "answer":
+        return None
+    (part,) = gauge.parts
+    if abs(float(np.linalg.norm(part.vector)) - 1) > 1e-3:
+        return None
+    info = model.info
+    rows = torch.zeros(info.n_layers, info.d_model)
+    rows[part.layer] = torch.from_numpy(part.vector)
+    card = Card(
+        kind="assistant_axis" if gauge.kind == "axis" else "persona_vector", name=gauge.name,
+        description=gauge.description, sign=f"larger: {gauge.description}", model=info.id, fingerprint=info.fingerprint,
+        n_layers=info.n_layers, d_model=info.d_model, recommended_layer=part.layer,
+        layer_choice="the only layer of the gauge",
+    )  # fmt: skip
+    if gauge.baseline is None:
+        return Direction(rows, card)
+    # Twentieths of a normal distribution: what is known of an ordinary answer's projections is their mean and spread.
+    from scipy.stats import norm
+
+    marks = norm.ppf(np.clip(np.linspace(0, 1, 21), 0.001, 0.999))
+    quantiles = torch.zeros(info.n_layers, len(marks))
+    quantiles[part.layer] = torch.from_numpy(gauge.baseline.expected.mean + gauge.baseline.std * marks).float()
+    return Direction(rows, card, quantiles)
+
+
+def bound(direction: Direction, layer: int, value: float | str | None) -> float | None:
+    """A cap's bound in raw units: a number, or `p25`, the percentile of the baseline's projections at that layer.
+
+    Raises:
+        InputError: it is neither, or nothing is known of ordinary projections.
+    """
+    if value is None or not isinstance(value, str):
+        return value
+    match = _PERCENTILE.fullmatch(value)
+    if match is None:
+        raise InputError(f"{value!r} is neither a number nor a percentile from p0 to p100, such as p25.")
+    if direction.baseline is None:
+        raise InputError(f"Nothing is known of ordinary projections on {direction.card.name}; give numbers instead.")
+    row = direction.baseline[layer].double().numpy()
+    return float(np.interp(int(match[1]) / 100, np.linspace(0, 1, len(row)), row))
+
+
+def caps(
+    direction: Direction, layers: Sequence[int] | None, low: float | str | None, high: float | str | None,
+    tokens: Tokens = "all",
+) -> tuple[Intervention, ...]:  # fmt: skip
+    """A cap at each of the layers (default: the recommended one), each with the bounds of its own layer.
+
+    Raises:
+        InputError: no such layer, or bounds that cannot be used.
+    """
+    from mien.interventions import Cap
+
+    chosen = dict.fromkeys(layers) if layers is not None else [direction.layer]
+    found = []
+    for k in chosen:
+        direction.unit(k)  # a layer that is not there is named, before its baseline is looked for
+        found.append(Cap(direction, at=k, tokens=tokens, low=bound(direction, k, low), high=bound(direction, k, high)))
+    return tuple(found)
+
+
+def default_hold(direction: Direction) -> tuple[Intervention, ...]:
+    """The paper's recipe (2601.10387), uncalibrated: a floor at the 25th percentile of ordinary projections, in the
+    layers between two and four fifths of the depth that the direction has; at its own layer if it has none there.
+    For a trait the same from above, a ceiling at the 75th.
+
+    Raises:
+        InputError: nothing is known of ordinary projections.
+    """
+    n = len(direction.vector)
+    known = [k for k in range(2 * n // 5, 4 * n // 5 + 1) if k < n and bool(direction.vector[k].any())]
+    low, high = ("p25", None) if direction.card.kind == "assistant_axis" else (None, "p75")
+    return caps(direction, known or [direction.layer], low, high)
+
+
+def hold_interventions(name_or_path: str, catalog: Catalog, model: Model) -> tuple[Intervention, ...]:
+    """What holding a character means: a calibrated plan (`hold.json` in a folder, or beside the direction kept under
+    that name), or the paper's recipe on the direction of that name.
+
+    Raises:
+        InputError: there is neither.
+        FormatError: a plan that cannot be read.
+        FingerprintError: it was made for another model.
+    """
+    plan = _plan_folder(name_or_path, model)
+    if plan is not None:
+        from importlib import import_module
+
+        load_hold = import_module("mien.jobs.calibrate").load_hold
+        return tuple(load_hold(plan, model))
+    return default_hold(catalog.direction(name_or_path))
+
+
+def _plan_folder(name_or_path: str, model: Model) -> Path | None:
+    try:
+        folder = Path(name_or_path).expanduser()
+        if (folder / "hold.json").is_file():
+            return folder
+        kept = kept_directions(model.info.id).get(name_or_path)
+        return kept if kept is not None and (kept / "hold.json").is_file() else None
+    except (OSError, RuntimeError, ValueError) as error:
+        raise InputError(f"{name_or_path[:60]!r} can be neither a name nor a folder.") from error

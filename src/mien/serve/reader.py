@@ -1,0 +1,100 @@
+"""Texts that exist already, read through the engine that serves, in one batch with what is being written.
+
+The same segments, and so the same numbers, as `engines.hf_turns.read_turns`, whose hooks cannot be put on a model that
+another thread runs. This file does not know gauges or requests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from itertools import count
+
+import numpy as np
+
+from mien.chat import Spanned
+from mien.engines.hf_turns import CONTEXT, WINDOW, Segment, segments
+from mien.errors import ModelError, NonFiniteError
+from mien.live import LiveEnd, LiveRequest
+from mien.records import Sampling
+from mien.serve.bridge import Bridge
+
+_NOTHING = Sampling(max_tokens=0, temperature=0.0)
+"""Is written: the prompt is read, and that is all."""
+
+
+def window_of(positions: int | None) -> int:
+    """Longest stretch of text that is read at once, in tokens, as `read_turns` has it."""
+    return min(WINDOW, positions) if positions else WINDOW
+
+
+class Reader:
+    """Reads conversations by way of an engine."""
+
+    def __init__(self, bridge: Bridge, window: int, probes: int) -> None:
+        self._bridge, self._window, self._probes = bridge, window, probes
+        self._names = count()
+
+    async def pooled(self, spanned: Spanned) -> np.ndarray:
+        """`[m, p]` float32: each message's mean projection on every probe; NaN for one without tokens.
+
+        Raises:
+            ModelError: the engine cannot read it.
+            NonFiniteError: activations hold NaN or infinity.
+        """
+        sums = np.zeros((len(spanned.spans), self._probes))
+        parts = self._parts(spanned)
+        pieces = [_inside(spanned.spans, part) for part in parts]
+        for piece, means in zip(pieces, await self._read(spanned, parts, pieces), strict=True):
+            for (owner, start, end), mean in zip(piece, means, strict=True):
+                sums[owner] += mean.astype(np.float64) * (end - start)
+        sizes = np.array([end - start for start, end in spanned.spans], dtype=np.float64)
+        found = np.full_like(sums, np.nan)
+        found[sizes > 0] = sums[sizes > 0] / sizes[sizes > 0, None]
+        return found.astype(np.float32)
+
+    async def tokens(self, spanned: Spanned) -> np.ndarray:
+        """`[s, p]` float32: every token on every probe."""
+        single = Spanned(spanned.ids, tuple((i, i + 1) for i in range(len(spanned.ids))))
+        parts = self._parts(spanned)  # cut where messages end, not where tokens do
+        pieces = [[(i, i - part.start, i - part.start + 1) for i in range(part.new, part.end)] for part in parts]
+        found = await self._read(single, parts, pieces)
+        return np.concatenate(found) if found else np.zeros((0, self._probes), np.float32)
+
+    def _parts(self, spanned: Spanned) -> list[Segment]:
+        ends = [end for _, end in spanned.spans]
+        return segments(0, len(spanned.ids), ends, self._window, min(CONTEXT, self._window // 4))
+
+    async def _read(
+        self, spanned: Spanned, parts: Sequence[Segment], pieces: Sequence[list[tuple[int, int, int]]]
+    ) -> list[np.ndarray]:
+        """The pieces' mean projections, a segment each."""
+        return list(await asyncio.gather(*(self._one(spanned, a, b) for a, b in zip(parts, pieces, strict=True))))
+
+    async def _one(self, spanned: Spanned, part: Segment, pieces: list[tuple[int, int, int]]) -> np.ndarray:
+        request = LiveRequest(
+            f"read-{next(self._names)}", spanned.ids[part.start : part.end], _NOTHING, 0, read=True,
+            spans=tuple((start, end) for _, start, end in pieces),
+        )  # fmt: skip
+        mailbox = self._bridge.open([request])
+        try:
+            while True:
+                _, event = await mailbox.get()
+                if isinstance(event, LiveEnd):
+                    return _spans_of(event)
+        finally:
+            mailbox.close()
+
+
+def _inside(spans: Sequence[tuple[int, int]], part: Segment) -> list[tuple[int, int, int]]:
+    """Messages that have new columns in a segment: `(message, start, end)`, columns counted from the segment's."""
+    cut = ((i, max(start, part.new), min(end, part.end)) for i, (start, end) in enumerate(spans))
+    return [(i, a - part.start, b - part.start) for i, a, b in cut if a < b]
+
+
+def _spans_of(end: LiveEnd) -> np.ndarray:
+    if end.finish in ("error", "cancelled") or end.spans is None:
+        raise ModelError(end.error or "The text could not be read: the server is shutting down.")
+    if not np.isfinite(end.spans).all():
+        raise NonFiniteError("Activations hold NaN or infinity; try --dtype float32.")
+    return end.spans

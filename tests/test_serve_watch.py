@@ -1,0 +1,369 @@
+"""What is read while answers are written: scan's own numbers, whatever the conversation; alarms; holding; policies."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+import serving
+import tiny
+from mien.engines.hf_turns import read_turns
+from mien.gauges import GaugeSet, save_gauges
+from mien.jobs.scan import scan
+from mien.models import Model, wrap
+from mien.serve.conductor import Limits
+from mien.serve.server import Server, Settings
+from serving import ASK, Api
+
+QUIET = serving.talk(4, 500)
+LOUD = serving.talk(6, 501, tuple(w.upper() for w in tiny.WORDS))
+ON = {"role": "user", "content": "And then?"}
+CLOSE = 2e-3
+"""Sigma; `mien scan` rounds what it writes, and a batch's other rows move float32 sums a little."""
+
+
+@pytest.fixture(scope="module")
+def gauges(tmp_path_factory: pytest.TempPathFactory) -> GaugeSet:
+    return serving.gauges_of(serving.brief(), tmp_path_factory.mktemp("quiet"))
+
+
+@pytest.fixture(scope="module")
+def gauge_file(gauges: GaugeSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_gauges(gauges, tmp_path_factory.mktemp("gauges") / "g.safetensors")
+
+
+@pytest.fixture(scope="module")
+def api(gauge_file: Path) -> Iterator[Api]:
+    with serving.serving(serving.brief(), gauge_files=(gauge_file,)) as api:
+        yield api
+
+
+def scanned(
+    messages: list[dict[str, str]], folder: Path, gauges: GaugeSet, model: Model | None = None
+) -> dict[tuple[int, str], dict[str, Any]]:
+    """`mien scan`'s rows of one conversation, by message and gauge."""
+    (folder / "log.jsonl").write_text(json.dumps({"messages": messages}) + "\n")
+    scan([folder / "log.jsonl"], model or serving.brief(), folder / "out", gauges=gauges)
+    rows = pq.read_table(folder / "out" / "turns.parquet").to_pylist()
+    return {(row["message_index"], row["gauge"]): row for row in rows}
+
+
+def answered(messages: list[dict[str, str]], answer: dict[str, Any]) -> list[dict[str, str]]:
+    return [*messages, {"role": "assistant", "content": answer["choices"][0]["message"]["content"]}]
+
+
+def assert_scanned(readings: list[dict[str, Any]], index: int, rows: dict[tuple[int, str], dict[str, Any]]) -> None:
+    assert readings
+    for r in readings:
+        row = rows[index, r["gauge"]]
+        assert r["projection"] == pytest.approx(row["projection"], abs=CLOSE)
+        assert r["sigma"] == pytest.approx(row["sigma"], abs=CLOSE)
+        assert r["statistic"] == pytest.approx(row["statistic"], abs=CLOSE)
+        assert (r["alarm"] is None) == (not row["alarm"] and not (row["drifted"] and row["statistic"] > 1))
+
+
+CONVERSATIONS = {
+    "one question": ASK,
+    "a system prompt": [{"role": "system", "content": "SHOUT!"}, *ASK],
+    "a quiet talk": [*QUIET, ON],
+    "a loud talk": [*LOUD, ON],
+    "drift": [*QUIET, *LOUD, ON],
+    "blank messages": [*QUIET, {"role": "user", "content": " "}, {"role": "assistant", "content": ""}, ON],
+    "an answer first": [{"role": "assistant", "content": "Welcome."}, ON],
+    "two questions in a row": [*QUIET, ON, ON],
+    "other letters": [{"role": "user", "content": "Wo ist die Straße? 日本語"}],
+    "longer than a scan reads at once": [*(m for s in range(12) for m in serving.talk(4, s)), ON],
+}
+
+
+@pytest.mark.parametrize("name", CONVERSATIONS)
+def test_readings_are_those_of_a_scan(api: Api, gauges: GaugeSet, tmp_path: Path, name: str) -> None:
+    messages = CONVERSATIONS[name]
+    answer = api.chat(messages, max_tokens=12, mien={}).json()
+    rows = scanned(answered(messages, answer), tmp_path, gauges)
+    mien = answer["choices"][0]["mien"]
+    assert (mien["index"], mien["of"], mien["held"]) == (len(messages), "stream", False)
+    assert_scanned(mien["readings"], len(messages), rows)
+    last = api.events(messages=messages, max_tokens=12, mien={})[-1]
+    for streamed, whole in zip(last["mien"]["readings"], mien["readings"], strict=True):
+        assert streamed["sigma"] == pytest.approx(whole["sigma"], abs=CLOSE)
+
+
+def test_an_answer_whose_text_has_other_tokens_is_read_as_text(tmp_path: Path) -> None:
+    """A random model's bytes are no text: what the client has is not what was written, and a log has what it has."""
+    model = wrap(tiny.tiny_net(3), tiny.tiny_tokenizer(), "tiny")
+    gauges = serving.gauges_of(model, tmp_path)
+    file = save_gauges(gauges, tmp_path / "g.safetensors")
+    with serving.serving(model, gauge_files=(file,)) as api:
+        answer = api.chat(max_tokens=20, temperature=1, seed=1, mien={}).json()
+        text = answer["choices"][0]["message"]["content"]
+        assert "\ufffd" in text
+        rows = scanned(answered(ASK, answer), tmp_path, gauges, model)
+        assert_scanned(answer["choices"][0]["mien"]["readings"], 1, rows)
+
+
+def test_many_at_once_are_not_mixed_up(api: Api, gauges: GaugeSet, tmp_path: Path) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    talks = [[*serving.talk(1 + i % 5, 700 + i), ON] for i in range(24)]
+    with ThreadPoolExecutor(24) as pool:
+        found = list(pool.map(lambda t: api.chat(t, max_tokens=12, mien={}).json(), talks))
+    compared = 0
+    for i, (messages, answer) in enumerate(zip(talks, found, strict=True)):
+        readings = answer["choices"][0]["mien"]["readings"]
+        if not answer["choices"][0]["message"]["content"]:
+            assert all(r["projection"] is r["sigma"] is r["alarm"] is None for r in readings)
+            continue
+        (tmp_path / str(i)).mkdir()
+        assert_scanned(readings, len(messages), scanned(answered(messages, answer), tmp_path / str(i), gauges))
+        compared += 1
+    assert compared > 15
+
+
+def test_tokens_add_up_to_the_answer(api: Api, gauges: GaugeSet) -> None:
+    messages = [*QUIET, ON]
+    answer = api.chat(messages, max_tokens=12, mien={"tokens": True, "gauges": ["loud"]}).json()
+    mien, text = answer["choices"][0]["mien"], answer["choices"][0]["message"]["content"]
+    assert "".join(t["text"] for t in mien["tokens"]) == text
+    values = [t["projection"]["loud"] for t in mien["tokens"]]
+    assert sum(values) / len(values) == pytest.approx(mien["readings"][0]["projection"], abs=1e-3)
+    model = serving.brief()
+    from mien.records import Message
+
+    talk = tuple(Message(m["role"], m["content"]) for m in answered(messages, answer))  # type: ignore[arg-type]
+    (reading,) = read_turns(model, [talk], {serving.LAYER: torch.from_numpy(serving.loudness(model))[None]})
+    start, end = reading.spanned.spans[-1]
+    assert values == pytest.approx(reading.tokens[start:end, 0].tolist(), abs=CLOSE)
+    assert all(set(t) == {"text", "projection", "tint"} for t in mien["tokens"])
+
+
+def test_tokens_come_as_they_are_known(api: Api) -> None:
+    chunks = api.events(messages=[*QUIET, ON], max_tokens=12, mien={"tokens": True, "gauges": ["loud"]})
+    *said, last = chunks
+    early = [t for c in said for t in c.get("mien", {}).get("tokens", [])]
+    whole = last["mien"]["tokens"]
+    assert [t["text"] for t in early] == [t["text"] for t in whole[: len(early)]]
+    assert len(early) >= len(whole) - 1
+    for now, then in zip(early, whole, strict=False):
+        assert now["projection"]["loud"] == pytest.approx(then["projection"]["loud"], abs=CLOSE)
+    so_far = [c["mien"]["so_far"]["loud"] for c in said if "mien" in c]
+    assert len(so_far) == len(early)
+    assert all(isinstance(v, float) for v in so_far)
+
+
+def test_a_client_that_asks_nothing_sees_nothing(api: Api) -> None:
+    assert "mien" not in api.chat().text
+    assert not any("mien" in c for c in api.events())
+
+
+def test_which_gauges(api: Api) -> None:
+    names = [r["gauge"] for r in api.chat(mien={"gauges": ["odd"]}).json()["choices"][0]["mien"]["readings"]]
+    assert names == ["odd"]
+    listed = api.get("/v1/gauges").json()
+    assert [g["name"] for g in listed["gauges"]] == ["loud", "odd"]
+    assert all(g["watched"] and g["has_baseline"] for g in listed["gauges"])
+
+
+def test_the_history_has_every_turn_and_its_alarms(api: Api) -> None:
+    before = len(api.get("/v1/alarms?limit=1000").json()["data"])
+    answer = api.chat([*QUIET, *LOUD, ON], max_tokens=12, mien={"conversation": "drifting/1"}).json()
+    mien = answer["choices"][0]["mien"]
+    assert mien["conversation"] == "drifting/1"
+    (turn,) = api.get("/v1/conversations/drifting/1").json()["turns"]
+    assert [r["sigma"] for r in turn["readings"]] == [r["sigma"] for r in mien["readings"]]
+    alarms = api.get("/v1/alarms?limit=1000").json()["data"]
+    new = [a for a in alarms if a["id"] in mien["alarms"]]
+    off = {r["gauge"]: r for r in mien["readings"] if r["alarm"]}
+    assert len(alarms) - before == len(mien["alarms"]) == len(new) == len(off)
+    for alarm in new:
+        assert (alarm["conversation"], alarm["index"]) == ("drifting/1", len(QUIET) + len(LOUD) + 1)
+        assert alarm["sigma"] == off[alarm["gauge"]]["sigma"]
+        assert alarm["kind"] == off[alarm["gauge"]]["alarm"]
+
+
+def test_conversations_are_told_apart_by_their_first_exchange(api: Api) -> None:
+    def id_of(messages: list[dict[str, str]], **more: Any) -> str:
+        return str(api.chat(messages, mien={}, **more).json()["choices"][0]["mien"]["conversation"])
+
+    first = api.chat(ASK, mien={}).json()
+    going_on = [*answered(ASK, first), ON]
+    assert id_of(going_on) == first["choices"][0]["mien"]["conversation"]
+    other = [*ASK, {"role": "assistant", "content": "something else"}, ON]
+    assert id_of(other) != id_of(going_on)
+    assert id_of(ASK, metadata={"conversation_id": "mine"}) == "mine"
+    assert id_of(ASK, metadata={"conversation_id": "with blanks\nin it"}).startswith("given-")
+
+
+# What others wrote
+
+
+def test_posted_conversations_are_read_as_scan_reads_them(api: Api, gauges: GaugeSet, tmp_path: Path) -> None:
+    long = [m for s in range(14) for m in serving.talk(4, s)]
+    talks = [QUIET, [*QUIET, *LOUD], long]
+    found = api.post("/v1/readings", json={"conversations": [{"messages": t} for t in talks]}).json()
+    assert found["reader"] == "tiny"
+    for i, (messages, one) in enumerate(zip(talks, found["data"], strict=True)):
+        (tmp_path / str(i)).mkdir()
+        rows = scanned(messages, tmp_path / str(i), gauges)
+        assert [a["index"] for a in one["answers"]] == sorted({index for index, _ in rows})
+        for answer in one["answers"]:
+            for r in answer["readings"]:
+                row = rows[answer["index"], r["gauge"]]
+                assert r["sigma"] == pytest.approx(row["sigma"], abs=CLOSE)
+                assert r["statistic"] == pytest.approx(row["statistic"], abs=CLOSE)
+        for name, at in one["left"].items():
+            assert (at is not None) == rows[messages.index(messages[1]), name]["drifted"]
+    assert found["data"][1]["left"]["loud"] is not None
+
+
+def test_posted_conversations_are_kept_if_asked(api: Api) -> None:
+    body = {"messages": [*QUIET, *LOUD], "id": "posted-1", "model": "somebody-else"}
+    assert api.post("/v1/readings", json=body).json()["alarms"] == []
+    assert api.get("/v1/conversations/posted-1").status_code == 404
+    alarms = api.post("/v1/readings", json={**body, "record": True}).json()["alarms"]
+    assert alarms
+    turns = api.get("/v1/conversations/posted-1").json()["turns"]
+    assert [t["index"] for t in turns] == list(range(1, 20, 2))
+    assert {(t["source"], t["model"], t["messages"]) for t in turns} == {("posted", "somebody-else", None)}
+
+
+def test_tokens_of_posted_conversations(api: Api) -> None:
+    found = api.post("/v1/readings", json={"messages": QUIET, "tokens": True, "gauges": ["loud"]}).json()
+    for answer in found["data"][0]["answers"]:
+        assert "".join(t["text"] for t in answer["tokens"]) == QUIET[answer["index"]]["content"]
+        values = [t["projection"]["loud"] for t in answer["tokens"]]
+        assert sum(values) / len(values) == pytest.approx(answer["readings"][0]["projection"], abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({}, "messages"),
+        ({"messages": QUIET, "conversations": [{"messages": QUIET}]}, "messages"),
+        ({"messages": ASK}, "messages"),
+        ({"conversations": [{"messages": QUIET}, {"messages": ASK}]}, "conversations[1].messages"),
+        ({"messages": QUIET, "gauges": ["mood"]}, "gauges"),
+        ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].role"),
+    ],
+)
+def test_what_cannot_be_read(api: Api, body: dict[str, Any], param: str) -> None:
+    response = api.post("/v1/readings", json=body)
+    assert (response.status_code, response.json()["error"]["param"]) == (400, param)
+
+
+# Interventions and holding
+
+
+@pytest.fixture
+def home_with_shout(mien_home: Path) -> None:
+    serving.keep_direction(serving.brief(), low=-50, high=-40)
+
+
+@pytest.mark.usefixtures("home_with_shout")
+def test_interventions_of_a_request_change_its_answer_and_no_other(gauge_file: Path) -> None:
+    with serving.serving(serving.brief(), gauge_files=(gauge_file,)) as api:
+        def text(**mien: Any) -> tuple[str, dict[str, Any]]:
+            choice = api.chat([*QUIET, ON], max_tokens=12, mien=mien).json()["choices"][0]
+            return choice["message"]["content"], choice["mien"]
+
+        plain, told = text()
+        assert (told["of"], told["held"], told["fired"]) == ("stream", False, None)
+        pushed, told = text(interventions=[{"add": "shout", "coef": 8.0}], gauges=["loud"])
+        assert pushed != plain
+        assert (told["of"], told["held"], told["fired"]) == ("held stream", True, None)
+        assert told["readings"][0]["sigma"] > 5
+        capped, told = text(interventions=[{"cap": "shout", "high": "p50"}])
+        assert told["fired"] == 1.0  # the cap lies far below anything that is said
+        free, told = text(interventions=[{"cap": "shout", "high": 1e6, "low": -1e6}])
+        assert (free, told["fired"]) == (plain, 0.0)
+        assert text(interventions=[{"ablate": "shout", "layers": [2]}])[1]["held"]
+        assert text(interventions=[{"add": "shout", "coef": 8.0, "tokens": "response"}])[0] not in (plain,)
+        assert text()[0] == plain
+        names = [r["gauge"] for r in text(gauges="all")[1]["readings"]]
+        assert names == ["loud", "odd", "shout"]
+        shout = text(gauges=["shout"])[1]["readings"][0]
+        assert shout["sigma"] is None
+        assert shout["projection"] == pytest.approx(text(gauges=["loud"])[1]["readings"][0]["projection"], abs=1e-3)
+        bad = api.chat(mien={"interventions": [{"cap": "shout", "low": "p101"}]}).json()["error"]
+        assert "percentile" in bad["message"]
+        bad = api.chat(mien={"interventions": [{"add": "shout", "layers": [9]}]}).json()["error"]
+        assert "no layer 9" in bad["message"]
+
+
+@pytest.mark.usefixtures("home_with_shout")
+def test_holding(gauge_file: Path) -> None:
+    with serving.serving(serving.brief(), gauge_files=(gauge_file,), hold="shout") as api:
+        assert api.get("/v1/gauges").json()["policy"] == "hold"
+        held = api.chat(mien={}).json()["choices"][0]
+        free = api.chat(mien={"hold": False}).json()["choices"][0]
+        assert (held["mien"]["held"], held["mien"]["of"], held["mien"]["fired"]) == (True, "held stream", 1.0)
+        assert (free["mien"]["held"], free["mien"]["of"], free["mien"]["fired"]) == (False, "stream", None)
+        assert held["message"] != free["message"]
+        assert api.chat().json()["choices"][0]["message"] == held["message"]
+        done = api.post("/v1/completions", json={"model": "tiny", "prompt": "abc", "max_tokens": 3, "mien": {}}).json()
+        assert done["choices"][0]["mien"]["held"]
+    with serving.serving(serving.brief(), gauge_files=(gauge_file,), hold="shout", clients_steer=False) as api:
+        for mien, param in (({"hold": False}, "hold"), ({"interventions": [{"ablate": "shout"}]}, "interventions")):
+            response = api.chat(mien=mien)
+            assert (response.status_code, response.json()["error"]["param"]) == (403, f"mien.{param}")
+        assert api.chat(mien={"hold": True}).json()["choices"][0]["mien"]["held"]
+
+
+@pytest.mark.usefixtures("home_with_shout")
+@pytest.mark.parametrize("named", [True, False], ids=["named", "by its words"])
+def test_hold_on_alarm(gauge_file: Path, named: bool) -> None:
+    called = {"conversation": "c1"} if named else {}
+    with serving.serving(serving.brief(), gauge_files=(gauge_file,), hold="shout", policy="hold-on-alarm") as api:
+        quiet = api.chat([*QUIET, ON], mien=called).json()["choices"][0]["mien"]
+        assert not quiet["held"]
+        loud = [*QUIET, *LOUD, ON]
+        first = api.chat(loud, max_tokens=12, mien=called).json()
+        # By its words the answers that came with the request are read first; by its name the history is asked.
+        assert first["choices"][0]["mien"]["held"] is not named
+        again = api.chat([*answered(loud, first), ON], mien=called).json()["choices"][0]["mien"]
+        assert again["held"]
+        assert not api.chat([*serving.talk(4, 900), ON], mien={}).json()["choices"][0]["mien"]["held"]
+
+
+def test_refusing(gauge_file: Path) -> None:
+    with serving.serving(serving.brief(), gauge_files=(gauge_file,), policy="refuse") as api:
+        assert api.chat([*QUIET, ON]).status_code == 200
+        for stream in (False, True):
+            response = api.chat([*QUIET, *LOUD, ON], stream=stream)
+            assert (response.status_code, response.json()["error"]["code"]) == (403, "conversation_drifted")
+
+
+def test_a_policy_that_holds_needs_something_to_hold() -> None:
+    from mien.errors import InputError
+
+    with pytest.raises(InputError, match="give --hold NAME"):
+        Server(serving.brief(), Settings(policy="hold", database="sqlite://"))
+    with pytest.raises(InputError, match="no direction 'nobody'"):
+        Server(serving.brief(), Settings(hold="nobody", database="sqlite://"))
+
+
+def test_texts_are_kept_only_if_asked(gauge_file: Path, tmp_path: Path) -> None:
+    for keep in (False, True):
+        database = f"sqlite:///{tmp_path / f'{keep}.db'}"
+        with serving.serving(serving.brief(), gauge_files=(gauge_file,), keep_text=keep, database=database) as api:
+            answer = api.chat([{"role": "user", "content": "a secret"}], mien={"conversation": "x"}).json()
+            (turn,) = api.get("/v1/conversations/x").json()["turns"]
+            said = answered([{"role": "user", "content": "a secret"}], answer)
+            assert turn["messages"] == (said if keep else None)
+        written = b"".join(p.read_bytes() for p in tmp_path.glob(f"{keep}.db*"))
+        assert (b"a secret" in written) is keep
+
+
+def test_a_model_without_gauges_is_a_plain_server() -> None:
+    with serving.serving(serving.endless(), limits=Limits(max_tokens=20)) as api:
+        answer = api.chat(mien={}).json()["choices"][0]
+        assert "mien" not in answer
+        assert api.get("/v1/conversations").json()["data"] == []
+        response = api.post("/v1/readings", json={"messages": QUIET})
+        assert response.json()["error"]["code"] == "no_gauges"
