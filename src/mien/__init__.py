@@ -18,11 +18,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mien.api import answer as answer
+    from mien.api import audit as audit
     from mien.api import axis as axis
     from mien.api import extract as extract
     from mien.api import load_direction as load_direction
     from mien.api import read as read
     from mien.api import scan as scan
+    from mien.api import screen as screen
+    from mien.api import train as train
     from mien.card import Card as Card
     from mien.directions import Direction as Direction
     from mien.directions import save_direction as save_direction
@@ -41,6 +44,7 @@ if TYPE_CHECKING:
     from mien.models import wrap as wrap
     from mien.spec import TraitSpec as TraitSpec
     from mien.spec import load_spec as load_spec
+    from mien.training.prevent import PreventShift as PreventShift
 
 __version__ = "0.1.0"
 
@@ -51,8 +55,10 @@ _HOME = {
     "Card": "card",
     "Direction": "directions",
     "MienError": "errors",
+    "PreventShift": "training.prevent",
     "TraitSpec": "spec",
     "answer": "api",
+    "audit": "api",
     "axis": "api",
     "describe_gauge": "jobs.describe",
     "export_direction": "formats",
@@ -67,7 +73,9 @@ _HOME = {
     "save_direction": "directions",
     "save_gauges": "gauges",
     "scan": "api",
+    "screen": "api",
     "steered": "interventions",
+    "train": "api",
     "wrap": "models",
 }
 
@@ -78,8 +86,10 @@ __all__ = [
     "Card",
     "Direction",
     "MienError",
+    "PreventShift",
     "TraitSpec",
     "answer",
+    "audit",
     "axis",
     "describe_gauge",
     "export_direction",
@@ -94,7 +104,9 @@ __all__ = [
     "save_direction",
     "save_gauges",
     "scan",
+    "screen",
     "steered",
+    "train",
     "wrap",
 ]
 

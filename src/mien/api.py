@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mien.authors import author_from_templates
 from mien.chat import ask
@@ -23,6 +23,10 @@ from mien.progress import Progress
 from mien.records import Conversation, Engine, Judge, Message, Rollout, Sampling, WriteRequest
 from mien.roles import load_roles
 from mien.spec import TraitSpec
+
+if TYPE_CHECKING:
+    from mien.jobs.adapters import TrainResult
+    from mien.training.settings import Settings
 
 
 def extract(
@@ -103,6 +107,70 @@ def scan(
     """
     paths = [files] if isinstance(files, str | Path) else list(files)
     return scanning.scan(paths, model, Path(out), gauges=gauges, progress=progress)
+
+
+def screen(
+    files: str | Path | Sequence[str | Path], model: Model, out: str | Path = "screen", *,
+    traits: Sequence[str] | None = None, progress: Progress | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Which samples of training data would move the model's character: `out` gets `report.html`, `samples.parquet` and
+    `summary.json`; returns the summary.
+
+    Args:
+        traits: kept directions, folders of them, or bundled gauges; all there are if None.
+
+    Raises:
+        InputError: no directions, or nothing to measure.
+        FormatError: a file in which nothing can be recognised.
+        RunError: `out` holds another run.
+    """
+    from mien.jobs import screen as screening
+
+    paths = [files] if isinstance(files, str | Path) else list(files)
+    return screening.screen(paths, model, Path(out), traits=traits, progress=progress)
+
+
+def train(
+    files: str | Path | Sequence[str | Path], model: Model, out: str | Path = "adapter", *,
+    prevent: Sequence[str | Path | Direction] = (), settings: Settings | None = None, progress: Progress | None = None,
+) -> TrainResult:  # fmt: skip
+    """Fine-tune an adapter on files of conversations, steered so that its answers do not move along `prevent`; `model`
+    comes back as it was.
+
+    Args:
+        prevent: directions, or what `load_direction` finds them by.
+        settings: how to train; by default preventative steering whose strength is found from the data (plain training
+            if there is nothing to prevent).
+
+    Raises:
+        MissingExtraError: trl, PEFT or datasets is not installed.
+        InputError: settings that contradict one another, or data in which there is nothing to learn.
+        RunError: `out` holds another run.
+    """
+    from mien.jobs import train as training
+    from mien.training.settings import Settings
+
+    paths = [files] if isinstance(files, str | Path) else list(files)
+    directions = [d if isinstance(d, Direction) else load_direction(d, model) for d in prevent]
+    how = settings or Settings(method="prevent" if directions else "plain")
+    return training.train(paths, model, Path(out), how, prevent=directions, progress=progress)
+
+
+def audit(
+    base: Model, tuned: Model | str | Path, out: str | Path = "audit", *, traits: Sequence[str] | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Compare a tuned model (or the folder of an adapter) with its base: `out` gets `audit.html` and `audit.json`;
+    returns what the second says.
+
+    Raises:
+        InputError: no directions, or models that cannot be compared.
+        ModelError: the tuned model cannot be loaded.
+        RunError: `out` holds another run.
+    """
+    from mien.jobs import audit as auditing
+
+    return auditing.audit(base, tuned, Path(out), traits=traits, progress=progress)
 
 
 def load_direction(name_or_folder: str | Path, model: Model | None = None) -> Direction:

@@ -16,6 +16,7 @@ from mien.logs.messages import LIST_KEYS, gather, is_message, role_of, text_of
 
 _PROMPT_KEYS = ("prompt", "instruction", "question", "query", "input")
 _ANSWER_KEYS = ("response", "completion", "output", "answer")
+_SYSTEM_KEYS = ("system", "system_prompt")
 Json = dict[object, object]
 
 
@@ -138,10 +139,20 @@ def _answer(value: object) -> Json | None:
 
 def _exchange(record: Json) -> list[object] | None:
     """A prompt and its answer, kept under two keys, as messages; None where there is no such pair."""
-    asked = next((record[key] for key in _PROMPT_KEYS if isinstance(record.get(key), str | list)), None)
+    asked = _asked(record)
     answered = next((record[key] for key in _ANSWER_KEYS if isinstance(record.get(key), str | list | dict)), None)
     if asked is None or answered is None:
         return None
     before = asked if isinstance(asked, list) else [{"role": "user", "content": asked}]
     answer = answered if isinstance(answered, list) else [_answer(answered)]
-    return [*before, *answer]
+    told = next((record[key] for key in _SYSTEM_KEYS if isinstance(record.get(key), str) and record[key]), None)
+    return [*([{"role": "system", "content": told}] if told else []), *before, *answer]
+
+
+def _asked(record: Json) -> object:
+    """What was asked, a text or messages; None where nothing was. Alpaca's `input` belongs to its `instruction`."""
+    key = next((key for key in _PROMPT_KEYS if isinstance(record.get(key), str | list)), None)
+    asked, more = record.get(key), record.get("input")
+    if key == "instruction" and isinstance(asked, str) and isinstance(more, str) and more.strip():
+        return f"{asked}\n\n{more}"
+    return asked

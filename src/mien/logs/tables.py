@@ -44,11 +44,13 @@ class Layout:
 
     kind: Literal["message", "conversation", "exchange"]
     columns: Columns
+    more: tuple[tuple[str, str], ...] = ()
+    """Of an exchange: what else bears on it, as a record has it (`input`, `system`), and the column that holds it."""
 
     @property
     def names(self) -> list[str]:
         """Columns that are read."""
-        return list(dict.fromkeys(_given(self.columns)))
+        return list(dict.fromkeys([*_given(self.columns), *(name for _, name in self.more)]))
 
 
 def _given(columns: Columns) -> list[str]:
@@ -103,7 +105,11 @@ def guess(names: Sequence[str], told: Columns) -> Layout | None:
         return None if id is None else Layout("message", Columns(conversation=id, role=role, content=content, **about))
     if prompt is not None and response is not None:
         id = pick(told.conversation, (*_CONVERSATION, *_ID))
-        return Layout("exchange", Columns(conversation=id, prompt=prompt, response=response, **about))
+        more = [("system", pick(None, ("system", "system_prompt")))]
+        if prompt == known.get("instruction"):
+            more.append(("input", known.get("input")))
+        beside = tuple((key, name) for key, name in more if name is not None and name not in (prompt, response))
+        return Layout("exchange", Columns(conversation=id, prompt=prompt, response=response, **about), beside)
     if messages_too is not None and not by_rows:
         id = pick(told.conversation, (*(name for name in _CONVERSATION if known.get(name) != messages_too), *_ID))
         return Layout("conversation", Columns(conversation=id, messages=messages_too, **about))
@@ -118,7 +124,7 @@ def assemble(rows: Iterable[Row], layout: Layout) -> Iterator[Item]:
     make = _from_list if layout.kind == "conversation" else _from_exchange
     for number, row in rows:
         try:
-            yield number, row if isinstance(row, str) else make(row, layout.columns)
+            yield number, row if isinstance(row, str) else make(row, layout)
         except Unreadable as error:
             yield number, str(error)
 
@@ -133,7 +139,8 @@ def _about(row: Mapping[str, object], columns: Columns) -> tuple[str | None, str
     return as_text(_value(row, columns.conversation)), model, moment(_value(row, columns.time))
 
 
-def _from_list(row: Mapping[str, object], columns: Columns) -> Found:
+def _from_list(row: Mapping[str, object], layout: Layout) -> Found:
+    columns = layout.columns
     value = _value(row, columns.messages)
     if isinstance(value, str):
         if not value.strip():
@@ -144,9 +151,11 @@ def _from_list(row: Mapping[str, object], columns: Columns) -> Found:
     return found_in(value).told(*_about(row, columns))
 
 
-def _from_exchange(row: Mapping[str, object], columns: Columns) -> Found:
+def _from_exchange(row: Mapping[str, object], layout: Layout) -> Found:
+    columns = layout.columns
     asked, answered = _value(row, columns.prompt), _value(row, columns.response)
-    return found_in({"prompt": asked or "", "response": answered or ""}).told(*_about(row, columns))
+    record: dict[object, object] = {key: _value(row, name) for key, name in layout.more}
+    return found_in({"instruction": asked or "", "response": answered or "", **record}).told(*_about(row, columns))
 
 
 def _grouped(rows: Iterable[Row], columns: Columns) -> Iterator[Item]:

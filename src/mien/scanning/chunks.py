@@ -61,10 +61,15 @@ def chunked(records: Iterable[Record]) -> Iterator[Chunk]:
 
 
 class ChunkFolder:
-    """Where the chunks of one scan lie."""
+    """Where the chunks of one run lie.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        tables: whether a chunk has a table of rows beside its lines.
+    """
+
+    def __init__(self, folder: Path, tables: bool = True) -> None:
         self.folder = folder
+        self._tables = tables
 
     def _path(self, number: int, suffix: str) -> Path:
         return self.folder / f"chunk-{number:06d}.{suffix}"
@@ -74,22 +79,26 @@ class ChunkFolder:
         try:
             with self._path(chunk.number, "jsonl").open(encoding="utf-8") as file:
                 head = json.loads(file.readline())
-            return bool(head["digest"] == chunk.digest) and self._path(chunk.number, "parquet").exists()
+            whole = not self._tables or self._path(chunk.number, "parquet").exists()
+            return bool(head["digest"] == chunk.digest) and whole
         except (OSError, ValueError, KeyError, TypeError):
             return False
 
-    def put(self, chunk: Chunk, rows: dict[str, list[Any]], lines: list[dict[str, Any]], tokens: int) -> None:
-        """Keep a chunk.
+    def put(
+        self, chunk: Chunk, rows: dict[str, list[Any]] | None, lines: list[dict[str, Any]], tokens: int, **about: Any
+    ) -> None:
+        """Keep a chunk; what is said `about` it stands in its head.
 
         Raises:
             RunError: the disk refuses.
         """
-        import pyarrow.parquet as pq
+        if rows is not None:
+            import pyarrow.parquet as pq
 
-        buffer = BytesIO()
-        pq.write_table(table_of(rows), buffer, compression="zstd")
-        write_atomic(self._path(chunk.number, "parquet"), buffer.getvalue())
-        head = {"digest": chunk.digest, "tokens": tokens}
+            buffer = BytesIO()
+            pq.write_table(table_of(rows), buffer, compression="zstd")
+            write_atomic(self._path(chunk.number, "parquet"), buffer.getvalue())
+        head = {"digest": chunk.digest, "tokens": tokens, **about}
         text = "".join(json.dumps(line, ensure_ascii=True, allow_nan=False) + "\n" for line in [head, *lines])
         write_atomic(self._path(chunk.number, "jsonl"), text)
 
