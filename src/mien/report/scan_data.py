@@ -28,8 +28,8 @@ class GaugeLine:
     turn_threshold: float
     """Distance from the baseline's mean in sigma at which a turn alarms; its sign is taken from `side`."""
     turn_rate: float
-    """False alarms asked for, per turn: 0.01 is one turn in a hundred; 0 where none was set. A gauge's own part, where several
-    share a rate."""
+    """False alarms asked for, per turn: 0.01 is one turn in a hundred; 0 where none was set. Its own part, where
+    several gauges share a rate."""
     conversation_rate: float
     """False alarms asked for, per conversation; 0 where none was set."""
     turns_alarmed: int

@@ -172,9 +172,10 @@ def _gauge_line(gauge: Gauge, i: int, totals: Totals) -> GaugeLine:
                          "it has no baseline, so it raises no alarms")  # fmt: skip
     strong = [f"{name} ({value:+.1f} sigma)" for name, value in base.effects.items() if abs(value) >= 0.5]
     note = f"Taken out before sigma is counted: {', '.join(strong)}." if strong else ""
+    limits = base.limits
     return GaugeLine(
-        gauge.name, gauge.description, gauge.side, gauge.layer, base.limits.turn,
-        base.limits.turn_rate / base.limits.shared_by, base.limits.conversation_rate / base.limits.shared_by, totals.alarms[i], totals.left[i], note,
+        gauge.name, gauge.description, gauge.side, gauge.layer, limits.turn, limits.turn_rate / limits.shared_by,
+        limits.conversation_rate / limits.shared_by, totals.alarms[i], totals.left[i], note,
     )  # fmt: skip
 
 
