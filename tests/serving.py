@@ -53,7 +53,13 @@ class Api(httpx.Client):
 
     def chat(self, messages: list[dict[str, str]] | None = None, **more: Any) -> httpx.Response:
         """Ask for a chat completion."""
-        body = {"model": self.server.name, "messages": ASK if messages is None else messages, "max_tokens": 7, "temperature": 0, **more}
+        body = {
+            "model": self.server.name,
+            "messages": ASK if messages is None else messages,
+            "max_tokens": 7,
+            "temperature": 0,
+            **more,
+        }
         return self.post("/v1/chat/completions", json=body)
 
     def events(self, **more: Any) -> list[dict[str, Any]]:

@@ -161,7 +161,7 @@ def test_what_comes_alone_is_what_the_definition_says() -> None:
     assert 0 < min(fired) < max(fired) < 1
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     st.lists(
         st.tuples(st.integers(0, 25), st.integers(0, len(VARIANTS) - 1), st.none() | st.integers(0, 40)),
@@ -624,7 +624,7 @@ def test_long_prompts_that_are_the_same_are_read_once() -> None:
     assert sum(n for pass_ in sizes for n in pass_ if n > 1) < 200 + 2 * WORTH, "but for ends not worth waiting for"
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     st.lists(
         st.tuples(st.lists(st.integers(0, 2), min_size=1, max_size=60), st.integers(0, 9)), min_size=2, max_size=7

@@ -61,7 +61,9 @@ def test_pieces_make_the_whole(api: Api) -> None:
     *said, last = chunks
     assert last["choices"] == []
     assert last["usage"] == whole["usage"]
-    assert "".join(c["choices"][0]["delta"].get("content", "") for c in said) == whole["choices"][0]["message"]["content"]
+    assert (
+        "".join(c["choices"][0]["delta"].get("content", "") for c in said) == whole["choices"][0]["message"]["content"]
+    )
     assert said[0]["choices"][0]["delta"]["role"] == "assistant"
     assert [c["choices"][0]["finish_reason"] for c in said] == [None] * (len(said) - 1) + ["stop"]
     assert len({c["id"] for c in chunks}) == 1
@@ -77,7 +79,9 @@ def test_several_choices(api: Api) -> None:
     assert [c["index"] for c in three["choices"]] == [0, 1, 2]
     assert texts[0] == one["choices"][0]["message"]["content"]
     assert len(set(texts)) > 1
-    assert texts == [c["message"]["content"] for c in api.chat(temperature=1, seed=5, max_tokens=20, n=3).json()["choices"]]
+    assert texts == [
+        c["message"]["content"] for c in api.chat(temperature=1, seed=5, max_tokens=20, n=3).json()["choices"]
+    ]
     pieces = {0: "", 1: "", 2: ""}
     for chunk in api.events(temperature=1, seed=5, max_tokens=20, n=3):
         (choice,) = chunk["choices"]
@@ -96,7 +100,7 @@ def test_stop_strings(api: Api) -> None:
     cut = whole[3:5]
     for stop in (cut, [cut], ["never said", cut]):
         answer = api.chat(max_tokens=30, stop=stop).json()["choices"][0]
-        assert (answer["message"]["content"], answer["finish_reason"]) == (whole[:whole.index(cut)], "stop")
+        assert (answer["message"]["content"], answer["finish_reason"]) == (whole[: whole.index(cut)], "stop")
     chunks = api.events(max_tokens=30, stop=cut, logprobs=True)
     assert "".join(c["choices"][0]["delta"].get("content", "") for c in chunks) == whole[: whole.index(cut)]
     given = [e["token"] for c in chunks if c["choices"][0]["logprobs"] for e in c["choices"][0]["logprobs"]["content"]]

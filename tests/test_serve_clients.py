@@ -121,7 +121,9 @@ def test_langchains_client(api: Api) -> None:
     follow = [*ask, answer, HumanMessage("And coffee?")]
     assert chat.invoke(follow).content
     with pytest.raises(openai.BadRequestError, match="tools"):
-        chat.bind_tools([{"name": "f", "description": "d", "parameters": {"type": "object", "properties": {}}}]).invoke(ask)
+        chat.bind_tools([{"name": "f", "description": "d", "parameters": {"type": "object", "properties": {}}}]).invoke(
+            ask
+        )
 
 
 def test_inspects_provider(api: Api, tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ def test_the_history_outlives_the_process(folder: Path) -> None:
     for _ in range(2):
         with serve(*words) as (_process, out):
             api = json.loads(out.readline())["api"]
-            talk = [*serving.ASK, {"role": "assistant", "content": "RED " * 9}] * 4
+            talk = serving.talk(8, 101, tuple(word.upper() for word in tiny.WORDS))
             posted = httpx.post(f"{api}/readings", json={"messages": talk, "record": True, "id": "a"}, timeout=60)
             assert posted.json()["alarms"]
             seen.append(httpx.get(f"{api}/alarms?limit=1000").json()["data"])  # and then it is killed

@@ -119,7 +119,8 @@ def bearer(key: str) -> dict[str, str]:
 
 def test_with_keys_one_is_needed() -> None:
     with serving.serving(serving.brief(), keys=KEYS) as api:
-        for headers in ({}, bearer("wrong"), bearer("x" * 5000), {"Authorization": "a-key-of-alice-000"}, bearer("\xe9" * 20)):
+        wrong = [bearer(key) for key in ("wrong", "x" * 5000, "\xe9" * 20)]
+        for headers in ({}, *wrong, {"Authorization": "a-key-of-alice-000"}):
             response = api.get("/v1/models", headers={k: v.encode("latin-1") for k, v in headers.items()})
             assert (response.status_code, response.json()["error"]["code"]) == (401, "invalid_api_key")
         assert api.get("/health").status_code == api.get("/ready").status_code == 200
@@ -218,6 +219,19 @@ def test_pages_of_others_get_nowhere(headers: dict[str, str], status: int) -> No
     ) as api:
         assert api.get("/v1/models", headers=headers).status_code == status
         assert api.get("/v1/alarms", headers=headers).status_code == status
+
+
+def test_a_page_that_may_ask_can_read_the_answer() -> None:
+    page = {"Origin": "https://chat.example"}
+    ask = {**page, "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
+    with serving.serving(serving.brief(), keys=KEYS, allow_origins=("https://chat.example",)) as api:
+        before = api.options("/v1/chat/completions", headers=ask)
+        assert before.status_code == 200
+        assert before.headers["access-control-allow-origin"] == "https://chat.example"
+        refused = api.get("/v1/models", headers=page)
+        assert (refused.status_code, refused.headers["access-control-allow-origin"]) == (401, "https://chat.example")
+        other = api.options("/v1/chat/completions", headers={**ask, "Origin": "https://evil.example"})
+        assert "access-control-allow-origin" not in other.headers
 
 
 def test_a_form_of_a_page_is_no_request() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -139,7 +138,8 @@ def test_the_same_message_is_answered_plain_and_held(page: Visitor) -> None:
     loud, quiet = page.sigma("loud")
     assert quiet < loud
     assert re.search(r"[1-9]\d*%", page.page.locator("#hold").inner_text())
-    assert page.page.locator("#drift circle.plain").count() == page.page.locator("#drift rect.held").count() == 2, "and keys"
+    for mark in ("circle.plain", "rect.held"):
+        assert page.page.locator(f"#drift {mark}").count() == 2, "the point and the key"
     page.way("Held")
     page.page.wait_for_function("document.querySelectorAll('#past .turn.model').length === 1")
     assert page.answers() == [held]
@@ -208,10 +208,11 @@ def test_by_keyboard_alone(page: Visitor) -> None:
         page.page.keyboard.press("Tab")
         where = page.focused()
         reached.append(where)
-        if where and where != "message" and not page.page.evaluate(
-            "(e => getComputedStyle(e).outlineStyle !== 'none' || getComputedStyle(e.parentElement).outlineStyle "
-            "!== 'none')(document.activeElement)"
-        ):
+        seen = page.page.evaluate(
+            "[document.activeElement, document.activeElement.parentElement].some("
+            "e => e && getComputedStyle(e).outlineStyle !== 'none')"
+        )
+        if where and not seen:
             unseen.append(where)
     assert {"send", "settings", "gauges", "reset"} <= set(reached)
     assert unseen == [], "what has the focus is seen to have it"
@@ -264,7 +265,8 @@ def test_a_closed_tab_frees_its_slots(browser: Any, talker: Api) -> None:
 def attacking() -> Model:
     """A model that answers everything with markup."""
     net, tokenizer = tiny.tiny_net(), tiny.tiny_tokenizer()
-    prompt = tokenizer.apply_chat_template([{"role": "user", "content": "Go."}], tokenize=False, add_generation_prompt=True)
+    asked = [{"role": "user", "content": "Go."}]
+    prompt = tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
     start = tokenizer(prompt, add_special_tokens=False)["input_ids"]
     ids = torch.tensor([[*start, *tokenizer(ATTACK + "<|im_end|>", add_special_tokens=False)["input_ids"]]])
     labels = ids.clone()
@@ -292,7 +294,8 @@ def test_markup_of_model_and_user_does_not_run(browser: Any) -> None:
         assert page.page.locator("#talk img, #talk script").count() == 0
         assert page.page.title() == "attacker · mien"
         page.page.evaluate(
-            "document.querySelector('#past').insertAdjacentHTML('beforeend', `<img src=x onerror=\"document.title='in'\">`)"
+            "document.querySelector('#past').insertAdjacentHTML('beforeend', "
+            "`<img src=x onerror=\"document.title='in'\">`)"
         )
         page.page.wait_for_function("document.querySelector('#past img').complete")
         page.page.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
@@ -319,7 +322,7 @@ def test_an_open_page_does_not_keep_the_server_from_ending(browser: Any) -> None
     with serving.serving(serving.brief(), ui=True, drain=25.0) as api, visiting(browser, api) as page:
         page.say("What now?")
         api.runner.stop()
-        assert until(lambda: not api.runner.started or api.runner.should_exit and not api.runner.server_state.connections, 15)
+        assert until(lambda: not api.runner.server_state.connections, 15), "long before it would be cut off"
 
 
 def test_only_the_page_is_there(api: Api) -> None:
@@ -335,13 +338,13 @@ def test_only_the_page_is_there(api: Api) -> None:
 
 
 @pytest.mark.model
-def test_with_the_embedded_model(browser: Any, tmp_path: Path) -> None:
+def test_with_the_embedded_model(browser: Any) -> None:
     from mien.models import load
 
-    with serving.serving(load(), ui=True, hold="assistant", policy="alert", limits=Limits(max_tokens=12)) as api:
-        with visiting(browser, api) as page:
-            page.way("Side by side")
-            page.say("Who are you?")
-            assert len(page.answers()) in (1, 2)
-            assert len(page.sigma("assistant")) == 2
-            page.page.screenshot(path=tmp_path / "page.png")
+    settings: dict[str, Any] = {"hold": "assistant", "policy": "alert", "limits": Limits(max_tokens=12)}
+    with serving.serving(load(), ui=True, **settings) as api, visiting(browser, api) as page:
+        page.way("Side by side")
+        page.say("Who are you?")
+        assert len(page.answers()) == 2
+        assert len(page.sigma("assistant")) == 2
+        assert "%" in page.page.locator("#hold").inner_text()

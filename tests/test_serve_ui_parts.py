@@ -1,4 +1,4 @@
-"""The page's parts without a browser: what they draw, what a session remembers, how drafts grow, what is let through."""
+"""The page's parts without a browser: what they draw, what a session remembers, how drafts grow, what is reachable."""
 
 from __future__ import annotations
 
@@ -191,8 +191,8 @@ def test_alarms_lead_to_their_conversations() -> None:
         [alarm(2, kind="drift", statistic=1.5, since=3), alarm(1)], {"c": "this conversation"}, 100.0 + 7300
     )
     assert html.count('data-conversation="c"') == 2
-    assert "loud drifted since message 4" in html
-    assert "this conversation, message 2" in html
+    assert "loud drifted" in html
+    assert "this conversation, message 2, since 4" in html
     assert "2 h ago" in html
     assert html.index("1.50") < html.index("+5.0 σ")
     assert "None yet" in view_history.alarms([], {}, 0.0)
@@ -297,12 +297,12 @@ ORDER = Order("r", Sampling(5), (Message("user", "hi"),))
 
 def seen(scripted: Scripted, lanes: tuple[Any, ...] = ("plain",), most: int = 10**6) -> list[Draft]:
     async def collect() -> list[Draft]:
-        looks = 0
-        last: list[Draft] = []
-        async with aclosing(follow(scripted.run, dict.fromkeys(lanes, ORDER), lambda: looks >= most, 0.01)) as drafts:
-            async for last in drafts:
-                looks += 1
-        return last
+        looks: list[list[Draft]] = []
+        wanted = dict.fromkeys(lanes, ORDER)
+        async with aclosing(follow(scripted.run, wanted, lambda: len(looks) >= most, 0.01)) as drafts:
+            async for look in drafts:
+                looks.append(look)
+        return looks[-1]
 
     return asyncio.run(collect())
 
@@ -419,7 +419,9 @@ def test_the_board_has_the_past_and_follows(tmp_path: Path) -> None:
         asyncio.run(go())
 
 
-def call(path: str, method: str = "GET", body: bytes = b"<head></head>", **headers: str) -> tuple[int, dict[str, str], bytes, Any]:
+def call(
+    path: str, method: str = "GET", body: bytes = b"<head></head>", **headers: str
+) -> tuple[int, dict[str, str], bytes, Any]:
     """Ask a fence around an application that answers everything with `body`."""
     reached: list[Any] = []
 
@@ -445,9 +447,12 @@ def call(path: str, method: str = "GET", body: bytes = b"<head></head>", **heade
 
 @pytest.mark.parametrize(
     ("method", "path"),
-    [("POST", "/gradio_api/upload"), ("GET", "/gradio_api/file=/etc/passwd"), ("GET", "/gradio_api/proxy=http://x/"),
-     ("POST", "/gradio_api/run/predict"), ("POST", "/gradio_api/call/send"), ("GET", "/gradio_api/info"),
-     ("POST", "/login"), ("GET", "/monitoring"), ("GET", "/gradio_api/runs"), ("PUT", "/"), ("GET", "/gradio_api/token"), ("GET", "/gradio_api/openapi.json")],
+    [
+        ("POST", "/gradio_api/upload"), ("GET", "/gradio_api/file=/etc/passwd"), ("GET", "/gradio_api/proxy=http://x/"),
+        ("POST", "/gradio_api/run/predict"), ("POST", "/gradio_api/call/send"), ("GET", "/gradio_api/info"),
+        ("POST", "/login"), ("GET", "/monitoring"), ("GET", "/gradio_api/runs"), ("PUT", "/"),
+        ("GET", "/gradio_api/token"), ("GET", "/gradio_api/openapi.json"),
+    ],
 )  # fmt: skip
 def test_what_the_page_does_not_need_is_not_there(method: str, path: str) -> None:
     status, _, _, reached = call(path, method)

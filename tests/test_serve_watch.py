@@ -268,6 +268,7 @@ def home_with_shout(mien_home: Path) -> None:
 @pytest.mark.usefixtures("home_with_shout")
 def test_interventions_of_a_request_change_its_answer_and_no_other(gauge_file: Path) -> None:
     with serving.serving(serving.brief(), gauge_files=(gauge_file,)) as api:
+
         def text(**mien: Any) -> tuple[str, dict[str, Any]]:
             choice = api.chat([*QUIET, ON], max_tokens=12, mien=mien).json()["choices"][0]
             return choice["message"]["content"], choice["mien"]
@@ -278,7 +279,7 @@ def test_interventions_of_a_request_change_its_answer_and_no_other(gauge_file: P
         assert pushed != plain
         assert (told["of"], told["held"], told["fired"]) == ("held stream", True, None)
         assert told["readings"][0]["sigma"] > 5
-        capped, told = text(interventions=[{"cap": "shout", "high": "p50"}])
+        _, told = text(interventions=[{"cap": "shout", "high": "p50"}])
         assert told["fired"] == 1.0  # the cap lies far below anything that is said
         free, told = text(interventions=[{"cap": "shout", "high": 1e6, "low": -1e6}])
         assert (free, told["fired"]) == (plain, 0.0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import secrets
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mien.cli.common import DEFAULT_MODEL, SEED, load_model, output_options
-from mien.cli.serve_command import POLICIES, require_extra
+from mien.cli.serve_command import POLICIES, log_to_stderr, require_extra
 
 if TYPE_CHECKING:
     from mien.records import Message
@@ -59,6 +60,7 @@ def command(
         hold=hold, policy=policy, gauges=None if gauges is None else require_names([gauges]), gauge_files=gauge_files,
         database="sqlite://", limits=Limits(max_tokens=max_tokens), max_rows=4,
     )  # fmt: skip
+    log_to_stderr(logging.ERROR)  # alarms stand beside the answers
     server = Server(load_model(model, adapter, device, dtype, quiet), settings)
     head = [Message("system", system)] if system else []
     talk = _Talk(server, head, Sampling(max_tokens, temperature), seed, as_json, quiet)

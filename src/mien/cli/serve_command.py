@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -115,7 +116,7 @@ def command(
     with listen(options["host"], options["port"]) as socket:
         port = socket.getsockname()[1]
         settings = settings_of(options, keys, port)
-        _log_to_stderr(quiet)
+        log_to_stderr(logging.ERROR if quiet else logging.INFO)
         server = Server(load_model(model, adapter, device, dtype, quiet), settings)
         try:
             app = create_app(server)
@@ -132,7 +133,8 @@ def settings_of(options: dict[str, Any], keys: Keys, port: int) -> Settings:
 
     gauges = None if options["gauges"] is None else require_names([options["gauges"]])
     taken = ("host", "name", "hold", "policy", "gauge_files", "keep_text", "retention_days", "webhooks",
-             "allow_private_webhooks", "allow_hosts", "allow_origins", "clients_steer", "max_rows", "drain")  # fmt: skip
+             "allow_private_webhooks", "allow_hosts", "allow_origins", "clients_steer", "max_rows",
+             "drain")  # fmt: skip
     return Settings(
         port=port, gauges=gauges, keys=keys, limits=_limits(options), ui=not options["no_ui"],
         database=options["database"] or os.environ.get("MIEN_DATABASE") or None,
@@ -149,12 +151,13 @@ def _limits(options: dict[str, Any]) -> Limits:
     )  # fmt: skip
 
 
-def _log_to_stderr(quiet: bool) -> None:
+def log_to_stderr(level: int) -> None:
+    """What the server has to say, on stderr."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S"))
     log = logging.getLogger("mien.serve")
     log.addHandler(handler)
-    log.setLevel(logging.ERROR if quiet else logging.INFO)
+    log.setLevel(level)
     log.propagate = False
 
 
@@ -172,4 +175,4 @@ def _tell(server: Server, ui: bool, as_json: bool, quiet: bool) -> None:
         if not quiet:
             click.echo(f"{server.name}: watching {watched}; policy {server.rule.policy}{held}", err=True)
         click.echo("   ".join(where.values()))
-    click.get_text_stream("stdout").flush()
+    sys.stdout.flush()

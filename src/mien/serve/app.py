@@ -13,6 +13,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 
 from mien import __version__
 from mien.serve.problems import Problem
@@ -49,6 +50,12 @@ def create_app(server: Server) -> FastAPI:
         guard, keys=settings.keys, hosts=hosts_of(settings), origins=frozenset(settings.allow_origins),
         body=settings.limits.body, seconds=settings.limits.body_seconds, done=server.metrics.request,
     )  # fmt: skip
+    if settings.allow_origins:
+        # Outside of the guard: pages that may ask must also be able to read what it refuses.
+        app.add_middleware(
+            CORSMiddleware, allow_origins=list(settings.allow_origins), allow_methods=["GET", "POST"],
+            allow_headers=["*"], expose_headers=["x-request-id", "retry-after"],
+        )  # fmt: skip
     app.state.ui = settings.ui and _mount_ui(app, server)
     return app
 

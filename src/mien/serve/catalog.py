@@ -19,7 +19,7 @@ from mien.card import Card
 from mien.directions import Direction, load_direction
 from mien.errors import InputError, MienError
 from mien.gauges import Gauge, GaugeSet, bundled_gauges, load_gauges
-from mien.home import kept_directions
+from mien.home import folder_for, home, kept_directions, model_slug
 from mien.jobs.baseline import gauge_of
 from mien.models import Model
 from mien.records import Intervention, Tokens
@@ -196,29 +196,30 @@ def default_hold(direction: Direction) -> tuple[Intervention, ...]:
 
 
 def hold_interventions(name_or_path: str, catalog: Catalog, model: Model) -> tuple[Intervention, ...]:
-    """What holding a character means: a calibrated plan (`hold.json` in a folder, or beside the direction kept under
-    that name), or the paper's recipe on the direction of that name.
+    """What holding a character means: a calibrated hold (a folder, or one kept under that name, or the one that comes
+    with mien), or else the paper's recipe on the direction of that name.
 
     Raises:
         InputError: there is neither.
-        FormatError: a plan that cannot be read.
+        FormatError: a hold that cannot be read.
         FingerprintError: it was made for another model.
     """
-    plan = _plan_folder(name_or_path, model)
-    if plan is not None:
-        from importlib import import_module
+    from mien.holds import bundled_hold, load_hold
 
-        load_hold = import_module("mien.jobs.calibrate").load_hold
-        return tuple(load_hold(plan, model))
+    folder = _hold_folder(name_or_path, model)
+    if folder is not None:
+        return load_hold(folder, model).interventions
+    bundled = bundled_hold(model.info.id)
+    if bundled is not None and bundled.card.name == name_or_path and bundled.card.fingerprint == model.info.fingerprint:
+        return bundled.interventions
     return default_hold(catalog.direction(name_or_path))
 
 
-def _plan_folder(name_or_path: str, model: Model) -> Path | None:
+def _hold_folder(name_or_path: str, model: Model) -> Path | None:
+    """Where a calibrated hold lies: given by its folder, or kept as `holds/MODEL/NAME` or beside a direction."""
+    kept = (home() / "holds" / model_slug(model.info.id) / name_or_path, folder_for(model.info.id, name_or_path))
     try:
-        folder = Path(name_or_path).expanduser()
-        if (folder / "hold.json").is_file():
-            return folder
-        kept = kept_directions(model.info.id).get(name_or_path)
-        return kept if kept is not None and (kept / "hold.json").is_file() else None
+        places = (Path(name_or_path).expanduser(), *kept)
+        return next((folder for folder in places if (folder / "hold.json").is_file()), None)
     except (OSError, RuntimeError, ValueError) as error:
         raise InputError(f"{name_or_path[:60]!r} can be neither a name nor a folder.") from error

@@ -5,6 +5,7 @@ This file does not know HTTP or engines.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,6 +28,8 @@ from mien.serve.wire import (
 )
 
 _MOST_STOPS = 4
+_MOST_ACTS = 256
+"""Interventions that are remembered."""
 _ROLES: dict[str, Role] = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 
 
@@ -35,6 +38,8 @@ class Checker:
 
     def __init__(self, model: Model, catalog: Catalog, limits: Limits, served: str) -> None:
         self._model, self._catalog, self._limits, self.served = model, catalog, limits, served
+        # Requests that ask for the same share it, and with it the rows that it has made for its device.
+        self._acts: OrderedDict[str, tuple[Intervention, ...]] = OrderedDict()
 
     def chat(self, request: ChatRequest, id: str, owner: str) -> Order:
         """Raises: Problem: it cannot be honoured."""
@@ -103,7 +108,7 @@ class Checker:
             return Wanted()
         acts: list[Intervention] = []
         for i, one in enumerate(options.interventions):
-            acts += self._intervention(one, f"mien.interventions[{i}]")
+            acts += self._shared(one, f"mien.interventions[{i}]")
         return Wanted(True, self.gauges(options.gauges, "mien.gauges"), options.tokens, tuple(acts), options.hold)
 
     def gauges(self, names: Sequence[str] | str | None, param: str) -> tuple[int, ...]:
@@ -112,6 +117,14 @@ class Checker:
             return self._catalog.chosen(names)
         except MienError as error:
             raise refused(param, str(error)) from error
+
+    def _shared(self, one: WireIntervention, where: str) -> tuple[Intervention, ...]:
+        key = one.model_dump_json()
+        if key not in self._acts:
+            self._acts[key] = self._intervention(one, where)
+            if len(self._acts) > _MOST_ACTS:
+                self._acts.popitem(last=False)
+        return self._acts[key]
 
     def _intervention(self, one: WireIntervention, where: str) -> tuple[Intervention, ...]:
         from mien.interventions import Ablate, Add

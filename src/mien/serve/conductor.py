@@ -34,6 +34,8 @@ from mien.serve.watch import Plan, Watch, Watched, readings_at
 
 _log = logging.getLogger("mien.serve")
 T = TypeVar("T")
+READ_AT_ONCE = 4
+"""Conversations written elsewhere that are read side by side, by all requests together."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,8 @@ class Conductor:
         self._clerk = ThreadPoolExecutor(1, "mien-clerk")
         self.watch = Watch(model.chat, catalog.panel, Reader(self.bridge, window, probes), window, self.at_desk)
         self.draining = False
+        self.reading = asyncio.Semaphore(READ_AT_ONCE)
+        """Places for conversations that are read, not answered."""
         self._ending: set[asyncio.Task[Any]] = set()
         self._answer_seconds = 5.0
 

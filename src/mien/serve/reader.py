@@ -19,6 +19,8 @@ from mien.live import LiveEnd, LiveRequest
 from mien.records import Sampling
 from mien.serve.bridge import Bridge
 
+_AT_ONCE = 2
+"""Segments of one conversation that are read side by side, so that a long one does not take every place."""
 _NOTHING = Sampling(max_tokens=0, temperature=0.0)
 """Is written: the prompt is read, and that is all."""
 
@@ -69,7 +71,19 @@ class Reader:
         self, spanned: Spanned, parts: Sequence[Segment], pieces: Sequence[list[tuple[int, int, int]]]
     ) -> list[np.ndarray]:
         """The pieces' mean projections, a segment each."""
-        return list(await asyncio.gather(*(self._one(spanned, a, b) for a, b in zip(parts, pieces, strict=True))))
+        places = asyncio.Semaphore(_AT_ONCE)
+
+        async def one(part: Segment, piece: list[tuple[int, int, int]]) -> np.ndarray:
+            async with places:
+                return await self._one(spanned, part, piece)
+
+        tasks = [asyncio.ensure_future(one(a, b)) for a, b in zip(parts, pieces, strict=True)]
+        try:
+            return list(await asyncio.gather(*tasks))
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _one(self, spanned: Spanned, part: Segment, pieces: list[tuple[int, int, int]]) -> np.ndarray:
         request = LiveRequest(

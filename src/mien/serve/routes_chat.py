@@ -44,7 +44,8 @@ def chat_routes(server: Server) -> APIRouter:
 
 
 def _streamed(model: Any) -> dict[str, Any]:
-    return {"model": model, "content": {"text/event-stream": {"schema": {"type": "string"}}}}
+    event = {"type": "object", "properties": {"data": {"type": "string"}}, "required": ["data"]}
+    return {"model": model, "content": {"text/event-stream": {"schema": event}}}
 
 
 async def _answered(

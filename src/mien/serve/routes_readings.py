@@ -25,9 +25,6 @@ from mien.serve.watch import Watched, readings_at
 from mien.serve.wire import ReadingsRequest
 from mien.serve.wire_out import ERRORS, ReadingsOut
 
-_AT_ONCE = 4
-"""Conversations of one request that are read side by side, so that one request does not take every place."""
-
 
 def readings_routes(server: Server) -> APIRouter:
     """The route that reads."""
@@ -35,7 +32,7 @@ def readings_routes(server: Server) -> APIRouter:
 
     @router.post("/v1/readings", responses={200: {"model": ReadingsOut}, **ERRORS})
     async def readings(body: ReadingsRequest, request: Request) -> Response:
-        reading = _Reading(server, body, request.state.owner, request.state.request_id)
+        reading = _Reading(server, body, request.state.owner)
         found = await unless_gone(request, reading.all())
         return Response(status_code=499) if found is None else JSONResponse(found)
 
@@ -45,9 +42,8 @@ def readings_routes(server: Server) -> APIRouter:
 class _Reading:
     """One request's conversations."""
 
-    def __init__(self, server: Server, body: ReadingsRequest, owner: str, request: str) -> None:
-        self._server, self._body, self._owner, self._request = server, body, owner, request
-        self._places = asyncio.Semaphore(_AT_ONCE)
+    def __init__(self, server: Server, body: ReadingsRequest, owner: str) -> None:
+        self._server, self._body, self._owner = server, body, owner
         if (body.messages is None) == (body.conversations is None):
             raise refused("messages", "give either messages or conversations.")
         self._shown = server.checker.gauges(body.gauges, "gauges")
@@ -68,7 +64,11 @@ class _Reading:
             raise Problem(429, "The server is busy; try again later.", code="queue_full", retry_after=5)
         tasks = [asyncio.ensure_future(self._one(i)) for i in range(len(self._conversations))]
         try:
-            found = await asyncio.gather(*tasks)
+            async with asyncio.timeout(conductor.limits.seconds):
+                found = await asyncio.gather(*tasks)
+        except TimeoutError:
+            raise Problem(503, f"Not read within {conductor.limits.seconds:g} seconds; send less at a time.",
+                          code="timeout", retry_after=10) from None  # fmt: skip
         finally:
             for task in tasks:
                 task.cancel()
@@ -82,7 +82,7 @@ class _Reading:
         watch, panel = self._server.conductor.watch, self._server.catalog.panel
         assert panel is not None
         where = "messages" if self._body.messages else f"conversations[{i}].messages"
-        async with self._places:
+        async with self._server.conductor.reading:
             try:
                 watched = await watch.measured(messages)
             except InputError as error:

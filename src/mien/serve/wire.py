@@ -7,12 +7,19 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from mien.records import Tokens
 
 SEED = 2**63
 
+
+def _whole(value: Any) -> Any:
+    """JSON knows one kind of number: 5.0 is 5."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Whole = Annotated[int, BeforeValidator(_whole)]
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 Text = Annotated[str, Field(max_length=10_000_000)]
 
@@ -55,7 +62,7 @@ class WireIntervention(_In):
     coef: float | None = Field(None, description="of `add`; 1 is the whole difference of means. Default 1")
     low: float | Name | None = Field(None, description="of `cap`: raw units, or a percentile such as `p25`")
     high: float | Name | None = Field(None, description="of `cap`: raw units, or a percentile such as `p75`")
-    layers: list[int] | None = Field(None, min_length=1, max_length=512, description="default: the recommended layer")
+    layers: list[Whole] | None = Field(None, min_length=1, max_length=512, description="default: the recommended layer")
     tokens: Tokens = Field("all", description="which tokens are acted on")
 
 
@@ -88,12 +95,12 @@ class _Drawn(_In):
     """What chat completions and completions have in common."""
 
     model: Name
-    max_tokens: int | None = Field(None, ge=1)
+    max_tokens: Whole | None = Field(None, ge=1)
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, ge=0, le=1)
-    n: int | None = Field(None, ge=1, le=128)
+    n: Whole | None = Field(None, ge=1, le=128)
     stop: str | list[str] | None = None
-    seed: int | None = Field(None, ge=-SEED, lt=SEED)
+    seed: Whole | None = Field(None, ge=-SEED, lt=SEED)
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: str | None = Field(None, description="taken and ignored")
@@ -107,9 +114,9 @@ class ChatRequest(_Drawn):
     """`POST /v1/chat/completions`."""
 
     messages: list[WireMessage] = Field(min_length=1, max_length=10_000)
-    max_completion_tokens: int | None = Field(None, ge=1, description="the newer name of `max_tokens`")
+    max_completion_tokens: Whole | None = Field(None, ge=1, description="the newer name of `max_tokens`")
     logprobs: bool | None = None
-    top_logprobs: int | None = Field(None, ge=0, le=20)
+    top_logprobs: Whole | None = Field(None, ge=0, le=20)
     response_format: ResponseFormat | None = Field(None, description="only `text`")
     metadata: dict[str, Any] | None = Field(None, description="`conversation_id` names the conversation")
     tools: list[Any] | None = Field(None, description="only empty")
@@ -131,11 +138,11 @@ class ChatRequest(_Drawn):
 class CompletionRequest(_Drawn):
     """`POST /v1/completions`."""
 
-    prompt: Text | list[str] | list[int] | list[list[int]]
-    logprobs: int | None = Field(None, ge=0, le=5)
+    prompt: Text | list[str] | list[Whole] | list[list[Whole]]
+    logprobs: Whole | None = Field(None, ge=0, le=5)
     echo: bool | None = Field(None, description="only false")
     suffix: str | None = Field(None, description="only null")
-    best_of: int | None = Field(None, ge=1, description="only 1 or `n`")
+    best_of: Whole | None = Field(None, ge=1, description="only 1 or `n`")
 
 
 class ReadMessage(_In):

@@ -28,7 +28,9 @@ _POST = re.compile(r"/gradio_api/(queue/join|cancel|reset)/?")
 _OWN = {"/page.css": "text/css; charset=utf-8", "/page.js": "text/javascript; charset=utf-8"}
 _SCRIPT = re.compile(rb"<script(?![^>]*\bsrc=)[^>]*>(.*?)</script>", re.DOTALL)
 _FOREIGN = re.compile(rb"<meta\s+(?:property|name)=\"(?:og|twitter):[^>]*>|<link rel=\"manifest\"[^>]*>", re.DOTALL)
-_HEAD = b'<link rel="icon" href="data:,"><link rel="stylesheet" href="./page.css"><script src="./page.js" defer></script>'
+_HEAD = (
+    b'<link rel="icon" href="data:,"><link rel="stylesheet" href="./page.css"><script src="./page.js" defer></script>'
+)
 _SAFE = [
     (b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer"),
     (b"cross-origin-opener-policy", b"same-origin"), (b"cross-origin-resource-policy", b"same-origin"),

@@ -129,7 +129,9 @@ def _composer(settings: Settings) -> tuple[Any, ...]:
             send = gr.Button("Send", variant="primary", elem_id="send", scale=0, min_width=84)
             stop = gr.Button("Stop", variant="stop", elem_id="stop", scale=0, min_width=84, visible=False)
         with gr.Accordion("System prompt and sampling", open=False, elem_id="settings"):
-            system = gr.Textbox(label="System prompt", lines=2, max_lines=6, elem_id="system", max_length=LONGEST_MESSAGE)
+            system = gr.Textbox(
+                label="System prompt", lines=2, max_lines=6, elem_id="system", max_length=LONGEST_MESSAGE
+            )
             with gr.Row():
                 temperature = gr.Slider(0, 1.5, 0.7, step=0.1, label="Temperature", elem_id="temperature", buttons=[])
                 most = gr.Slider(

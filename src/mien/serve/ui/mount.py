@@ -38,9 +38,7 @@ def mount_ui(app: FastAPI, server: Server) -> None:
     from mien.serve.ui.session import modes
     from mien.serve.ui.wiring import Wiring
 
-    settings = Settings(
-        server.name, modes(server.rule), steerable(server.catalog), server.settings.limits.max_tokens
-    )
+    settings = Settings(server.name, modes(server.rule), steerable(server.catalog), server.settings.limits.max_tokens)
     board = Board(server.hub, server.history)
     blocks, parts = lay_out(settings)
     with blocks:
@@ -76,7 +74,8 @@ def _theme(gr: Any) -> Any:
     mono = ["ui-monospace", "Menlo", "Consolas", "Liberation Mono", "monospace"]
     theme = gr.themes.Base(font=fonts, font_mono=mono, text_size="md", radius_size="sm", spacing_size="md")
     same = {
-        "body_background_fill": "var(--paper)", "body_text_color": "var(--ink)", "body_text_color_subdued": "var(--soft)",
+        "body_background_fill": "var(--paper)", "body_text_color": "var(--ink)",
+        "body_text_color_subdued": "var(--soft)",
         "background_fill_primary": "var(--paper)", "background_fill_secondary": "var(--raised)",
         "block_background_fill": "transparent", "block_border_width": "0px", "block_shadow": "none",
         "block_label_background_fill": "transparent", "block_label_text_color": "var(--soft)",

@@ -92,7 +92,9 @@ class Session:
     def transcript(self, lane: Lane, system: str, message: str) -> Conversation:
         """What the lane's next answer follows."""
         head = (Message("system", system),) if system.strip() else ()
-        turns = (m for e in self.exchanges for m in (Message("user", e.said), Message("assistant", e.answer(lane).text)))
+        turns = (
+            m for e in self.exchanges for m in (Message("user", e.said), Message("assistant", e.answer(lane).text))
+        )
         return (*head, *turns, Message("user", message))
 
     def lane_answers(self, lane: Lane) -> Iterator[Answer]:

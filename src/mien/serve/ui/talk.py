@@ -9,17 +9,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+import traceback
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import Any, cast
+from pathlib import Path
+from typing import cast
 
 from mien.errors import MienError
 from mien.records import Intervention, Sampling
 from mien.serve.orders import Began, Ended, Event, Order, Wanted, Written
 from mien.serve.policy import Rule
 from mien.serve.problems import Problem, of_error
-from mien.serve.ui.session import Answer, Lane, Session, asked_hold
+from mien.serve.ui.session import Answer, Finish, Lane, Session, asked_hold
 
 _log = logging.getLogger("mien.serve")
 EVERY = 0.12
@@ -71,7 +73,7 @@ class Draft:
         told = self.ended.told if self.ended else None
         if self.ended is None:
             return Answer(self.lane, self.text, "stopped", self.lane == "held")
-        finish = "stop" if self.ended.finish == "stop" else "length"
+        finish: Finish = "stop" if self.ended.finish == "stop" else "length"
         fired = self.ended.end.fired  # only a cap fires, and only the hold brings one here
         if told is None:
             return Answer(self.lane, self.ended.text, finish, fired is not None, fired)
@@ -147,12 +149,9 @@ async def _pump(run: Run, lane: Lane, order: Order, arrived: asyncio.Queue[tuple
     except MienError as error:
         _log.error("request %s: %s", order.id, error)
         arrived.put_nowait((lane, of_error(error)))
-    except Exception as error:
-        _log.exception("request %s failed", order.id)
-        arrived.put_nowait((lane, of_failure(error)))
-
-
-def of_failure(error: Any) -> Problem:
-    """What is said of a fault of the server's own."""
-    del error
-    return Problem(500, "The server could not do this; its log says why.")
+    except Exception as error:  # its words may be the visitor's, so only its kind and place are logged
+        at = traceback.extract_tb(error.__traceback__)[-1]
+        _log.error(
+            "request %s broke: %s at %s:%d", order.id, type(error).__name__, Path(at.filename).name, at.lineno or 0
+        )
+        arrived.put_nowait((lane, Problem(500, "The server could not do this; its log says why.")))

@@ -133,9 +133,7 @@ def alarm_words(kind: str | None, since: int | None) -> str:
     return "drifted" if since is None else f"drifted since message {since + 1}"
 
 
-def now(
-    message: str, drafts: Sequence[Draft], tints: Mapping[Lane, Sequence[float | None]], step: float
-) -> Markup:
+def now(message: str, drafts: Sequence[Draft], tints: Mapping[Lane, Sequence[float | None]], step: float) -> Markup:
     """A message that is being answered."""
     writing = [
         tag(

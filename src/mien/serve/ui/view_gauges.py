@@ -46,7 +46,9 @@ def gauges(faces: Sequence[Face], needles: Sequence[Needle], chosen: str | None)
                    class_="quiet")  # fmt: skip
     two = len(needles) > 1
     rows = [tag("li", _row(face, needles, face.name == chosen, two)) for face in faces]
-    heads = [tag("span", n.lane, class_=f"head {n.lane}") for n in needles] if two else [tag("span", "σ", class_="head")]
+    heads = (
+        [tag("span", n.lane, class_=f"head {n.lane}") for n in needles] if two else [tag("span", "σ", class_="head")]
+    )
     head = tag("div", tag("span", "ordinary is 0; red is the alarm", class_="quiet"), *heads, class_="heads")
     return Markup("").join([head, tag("ul", *rows, class_="two" if two else None)])
 
@@ -58,7 +60,8 @@ def _row(face: Face, needles: Sequence[Needle], chosen: bool, two: bool) -> Mark
     return tag(
         "button", tag("span", tag("span", face.name), *([tag("span", state, class_="state")] if state else []),
                       class_="name"),
-        _track(face, needles), *values, type="button", class_="gauge off" if off else "gauge", aria_pressed="true" if chosen else "false",
+        _track(face, needles), *values, type="button", class_="gauge off" if off else "gauge",
+        aria_pressed="true" if chosen else "false",
         data_gauge=face.name, title=f"{face.name}: {shorten(face.description, 160)}. {_limit_words(face)}",
         aria_label=_aria(face, needles, state),
     )  # fmt: skip
@@ -118,8 +121,8 @@ def hold(can_hold: bool, name: str, firing: tuple[float | None, float | None, in
         return tag("p", "Answers are not held here: the server was started without --hold.", class_="quiet")
     last, mean, answers = firing
     if last is None or mean is None:
-        return tag("p", f"Ready to hold {name}: no answer has been held yet." if name else "No answer has been held yet.",
-                   class_="quiet")  # fmt: skip
+        ready = f"Ready to hold to {name}: no" if name else "No"
+        return tag("p", f"{ready} answer has been held yet.", class_="quiet")
     return Markup("").join([
         tag("p", tag("b", percent(last)), " of the places it watches, the cap changed in the last held answer",
             f"; {percent(mean)} over {count(answers, 'held answer')}." if answers > 1 else "."),

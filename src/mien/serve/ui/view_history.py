@@ -40,11 +40,12 @@ def alarms(recent: Sequence[Alarm], mine: Mapping[str, str], now: float) -> Mark
 
 def _alarm(alarm: Alarm, mine: str | None, now: float) -> Markup:
     where = mine or shorten(alarm.conversation, 24)
-    what = alarm_words(alarm.kind, alarm.since)
+    what = "drifted" if alarm.kind == "drift" else "off"
+    since = "" if alarm.since is None else f", since {alarm.since + 1}"
     size = f"{signed(alarm.sigma, 1)} σ" if known(alarm.sigma) and alarm.kind == "turn" else number(alarm.statistic)
     return tag(
         "button", tag("span", f"{alarm.gauge} {what}", class_="what"), tag("span", size, class_="size"),
-        tag("span", f"{where}, message {alarm.index + 1}", class_="where"),
+        tag("span", f"{where}, message {alarm.index + 1}{since}", class_="where"),
         tag("time", ago(now - alarm.at), datetime=_iso(alarm.at), class_="when"), type="button",
         data_conversation=alarm.conversation, data_gauge=alarm.gauge, class_="mine" if mine else None,
     )  # fmt: skip

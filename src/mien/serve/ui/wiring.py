@@ -107,7 +107,7 @@ class Wiring:
         answers = tuple(d.answer() for d in drafts if d.problem is None and (d.over or d.text))
         if answers and session.id == id:  # else the visitor began anew meanwhile
             session.exchanges.append(Exchange(message, answers, pushed_words(coefs), bool(system.strip())))
-        rest = {at.send: gr.update(visible=True), at.stop: gr.update(visible=False)}
+        rest: Updates = {at.send: gr.update(visible=True), at.stop: gr.update(visible=False)}
         views = self._views(session, mode)
         if problem is not None:
             views[at.now] = str(view_chat.notice(problem.message))
@@ -182,8 +182,10 @@ class Wiring:
     def _head(self) -> str:
         rule, settings = self._server.rule, self._server.settings
         to = settings.hold or "its range"
-        words = {"watch": "watches", "alert": "watches and alerts", "hold-on-alarm": f"holds to {to} after an alarm",
-                 "hold": f"holds every answer to {to}", "refuse": "goes on with no conversation that drifted"}[rule.policy]
+        words = {
+            "watch": "watches", "alert": "watches and alerts", "hold-on-alarm": f"holds to {to} after an alarm",
+            "hold": f"holds every answer to {to}", "refuse": "goes on with no conversation that drifted",
+        }[rule.policy]  # fmt: skip
         can = f"; can hold to {to}" if rule.can_hold and "hold" not in rule.policy else ""
         return str(tag("h1", tag("b", "mien"), " ", tag("span", self._server.name)) + tag("p", f"{words}{can}"))
 
