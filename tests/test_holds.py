@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 
@@ -12,13 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import random_models as tiny
+from mien.chat import ask
 from mien.engines.hf import HfEngine
 from mien.errors import FingerprintError, FormatError, InputError, MienError
 from mien.holds import JSON_FILE, TENSOR_FILE, Hold, HoldCard, bundled_hold, load_hold, save_hold
 from mien.interventions import Bounds, Cap, CapSpace, steered
 from mien.jobs.firing import firing
 from mien.records import Sampling, WriteRequest
-from mien.chat import ask
 
 MODEL = tiny.model_of("llama")
 DIRECTION = tiny.direction_of(MODEL, scale=4.0)
@@ -144,7 +145,8 @@ def test_firing_counts_the_slots_that_are_looked_at() -> None:
                      MODEL.info.fingerprint, tokens="prompt")  # fmt: skip
     for prompt, answer in texts:
         with torch.inference_mode():
-            out = MODEL.net(input_ids=torch.tensor([prompt + answer]), output_hidden_states=True)
+            # A copy: asked for hidden states, transformers leaves hooks of its own behind.
+            out = copy.deepcopy(MODEL.net)(input_ids=torch.tensor([prompt + answer]), output_hidden_states=True)
         seen.append(out.hidden_states[2][0, : len(prompt)] @ row[0])
     below = torch.cat(seen) < 0
     assert firing(MODEL, texts, [probe]) == pytest.approx(float(below.float().mean()))
@@ -214,25 +216,6 @@ def test_another_models_hold_is_refused(tmp_path: Path) -> None:
 
 def test_no_hold_comes_with_an_unknown_model() -> None:
     assert bundled_hold("nobody/knows-it") is None
-
-
-@pytest.mark.model
-def test_the_bundled_hold_fits_the_embedded_model() -> None:
-    from mien.models import load
-
-    hold = bundled_hold("smollm2-135m")
-    assert hold is not None
-    model = load()
-    for one in hold.interventions:
-        one.check_model(model.info)
-    assert hold.card.held is not None
-    assert hold.card.held.price <= 0.02
-    assert hold.card.held.closed_low > 0
-    assert not set(hold.card.chosen_on) & set(hold.card.reported_on)
-    engine = HfEngine(model)
-    request = WriteRequest("a", ask("What is the capital of France?"), 0, hold.interventions)
-    written = next(iter(engine.write([request], Sampling(12, 0.0), read=False)))[0][0]
-    assert "Paris" in written.text
 
 
 def test_errors_are_mien_errors() -> None:

@@ -1,7 +1,7 @@
 """A hold: what is done to a model's stream to keep its character, what is known about it, and its folder on disk.
 
-A folder has `hold.json`, the card and where each tensor goes, and `hold.safetensors`. This file does not know how a hold
-is found or measured.
+A folder has `hold.json`, the card and where each tensor goes, and `hold.safetensors`. This file does not know how a
+hold is found or measured.
 """
 
 from __future__ import annotations
@@ -35,7 +35,9 @@ class HoldRow(_Part):
     """One way of holding, measured. Intervals are 95 %, by bootstrap over attacks or ordinary conversations."""
 
     name: str
-    ratio: float = Field(description="answers under attack: log-likelihood ratio of attack against default prompt, nats a token")
+    ratio: float = Field(
+        description="answers under attack: log-likelihood ratio of attack against default, nats a token"
+    )
     closed: float = Field(description="share of the gap between unheld and ordinary answers' ratio that is closed")
     closed_low: float
     closed_high: float

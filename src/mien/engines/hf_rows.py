@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from mien.engines.hf_answer import Answer
 from mien.engines.hf_slots import BLOCK, SlotCache
 
-WORTH = 16
+WORTH = 8
 """Tokens that must be saved for it to be worth while to wait for them and to copy them."""
 
 

@@ -75,17 +75,22 @@ def draw(
 
 def within_nucleus(probabilities: torch.Tensor, top_p: float | torch.Tensor) -> torch.Tensor:
     """`probabilities` `[b, v]` with all but the fewest likeliest tokens of mass `top_p` set to 0."""
-    if probabilities.shape[-1] > 2 * NUCLEUS:
-        some, place = probabilities.topk(NUCLEUS, -1)
-        # In the order of a sort of everything: equal ones by their place.
-        place = place.sort(-1).values
-        some, order = probabilities.gather(-1, place).sort(dim=-1, descending=True, stable=True)
-        outside = some.cumsum(-1) - some >= top_p
-        # It ends among them, and before any that equals one left behind.
-        doubtful = ~outside & (some <= some[:, -1:])
-        if not bool((doubtful.any(-1) | ~outside[:, -1]).any()):
-            place = place.gather(-1, order)
-            return torch.zeros_like(probabilities).scatter(-1, place, some.masked_fill(outside, 0))
+    if probabilities.shape[-1] <= 2 * NUCLEUS:
+        return _nucleus_of_all(probabilities, top_p)
+    # In the order of a sort of everything: equal ones by their place.
+    place = probabilities.topk(NUCLEUS, -1).indices.sort(-1).values
+    some, order = probabilities.gather(-1, place).sort(dim=-1, descending=True, stable=True)
+    outside = some.cumsum(-1) - some >= top_p
+    kept = torch.zeros_like(probabilities).scatter_(-1, place.gather(-1, order), some.masked_fill(outside, 0))
+    # It must end among them, and before any that equals one left behind.
+    doubtful = (~outside & (some <= some[:, -1:])).any(-1) | ~outside[:, -1]
+    rows = doubtful.nonzero()[:, 0]
+    if len(rows):
+        kept[rows] = _nucleus_of_all(probabilities[rows], top_p[rows] if isinstance(top_p, torch.Tensor) else top_p)
+    return kept
+
+
+def _nucleus_of_all(probabilities: torch.Tensor, top_p: float | torch.Tensor) -> torch.Tensor:
     ordered, index = probabilities.sort(dim=-1, descending=True, stable=True)
     outside = ordered.cumsum(-1) - ordered >= top_p
     return torch.zeros_like(probabilities).scatter(-1, index, ordered.masked_fill(outside, 0))
