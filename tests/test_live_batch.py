@@ -621,7 +621,7 @@ def test_long_prompts_that_are_the_same_are_read_once() -> None:
     with batch_of(MODEL, PROBES, prefill_tokens=16) as batch:
         sizes = fed(batch)
         play(batch, [(0, request("a", ids, 2)), (1, request("b", ids, 2)), (5, request("c", ids, 2))])
-    assert sum(n for pass_ in sizes for n in pass_ if n > 1) < 200 + 2 * WORTH, "but for ends not worth waiting for"
+    assert sum(n for pass_ in sizes for n in pass_ if n > 1) <= 200 + 2 * WORTH, "but for ends not worth waiting for"
 
 
 @settings(max_examples=30, deadline=None)

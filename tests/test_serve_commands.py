@@ -67,11 +67,11 @@ def test_it_says_where_it_is_and_stops_when_told(folder: Path) -> None:
 def test_the_history_outlives_the_process(folder: Path) -> None:
     words = (folder, "--json", "--gauge-file", folder.parent / "g.safetensors")
     seen = []
-    for _ in range(2):
+    for name in ("first", "second"):
         with serve(*words) as (_process, out):
             api = json.loads(out.readline())["api"]
             talk = serving.talk(8, 101, tuple(word.upper() for word in tiny.WORDS))
-            posted = httpx.post(f"{api}/readings", json={"messages": talk, "record": True, "id": "a"}, timeout=60)
+            posted = httpx.post(f"{api}/readings", json={"messages": talk, "record": True, "id": name}, timeout=60)
             assert posted.json()["alarms"]
             seen.append(httpx.get(f"{api}/alarms?limit=1000").json()["data"])  # and then it is killed
     assert seen[1][-len(seen[0]) :] == seen[0]

@@ -281,8 +281,7 @@ def test_health_and_numbers(busy: Api) -> None:
     assert busy.get("/ready").json() == {"status": "ready"}
     with asking(busy) as writing:
         first_token(writing)
-        text = busy.get("/metrics").text
-        assert "mien_requests_running 1.0" in text
+        assert until(lambda: "mien_requests_running 1.0" in busy.get("/metrics").text)
     busy.chat()
     busy.get("/v1/models/nothing")
     text = busy.get("/metrics").text

@@ -97,13 +97,14 @@ def by_likelihood(
         plain: its own answers to ordinary questions, by which sound text is told.
     """
     rises = []
-    under = [None] * len(base)
     for name in TRAITS:
         show.begin(f"judging {name}", 2 * len(base))
         judge = LikelihoodJudge(engine, engine, load_library(name), max_tokens=_TOKENS)
-        before = judge.raw(base, under)
-        show.advance(len(base))
-        rises.append(_rise(name, before, judge.raw(tuned, under), np.random.default_rng(seed)))
+        # One call for both, by the same pairs, so that each probe's prompts are run once.
+        pairs = len(judge.spec.instructions)
+        raw = judge.raw([*base, *tuned], [i % pairs for i in range(len(base))] * 2)
+        rises.append(_rise(name, raw[: len(base)], raw[len(base) :], np.random.default_rng(seed)))
+        show.advance(2 * len(base))
     show.begin("judging coherence", 2)
     scale = fit_coherence(engine, plain, seed)
     shares = tuple(_incoherent(engine, answers, scale) for answers in (base, tuned))

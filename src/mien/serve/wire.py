@@ -19,7 +19,13 @@ def _whole(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
+# Limits stand before the validator, or the schema would not tell them.
 Whole = Annotated[int, BeforeValidator(_whole)]
+Some = Annotated[int, Field(ge=1), BeforeValidator(_whole)]
+Few = Annotated[int, Field(ge=1, le=128), BeforeValidator(_whole)]
+Seed = Annotated[int, Field(ge=-SEED, lt=SEED), BeforeValidator(_whole)]
+Top20 = Annotated[int, Field(ge=0, le=20), BeforeValidator(_whole)]
+Top5 = Annotated[int, Field(ge=0, le=5), BeforeValidator(_whole)]
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 Text = Annotated[str, Field(max_length=10_000_000)]
 
@@ -95,12 +101,12 @@ class _Drawn(_In):
     """What chat completions and completions have in common."""
 
     model: Name
-    max_tokens: Whole | None = Field(None, ge=1)
+    max_tokens: Some | None = None
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, ge=0, le=1)
-    n: Whole | None = Field(None, ge=1, le=128)
+    n: Few | None = None
     stop: str | list[str] | None = None
-    seed: Whole | None = Field(None, ge=-SEED, lt=SEED)
+    seed: Seed | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: str | None = Field(None, description="taken and ignored")
@@ -114,9 +120,9 @@ class ChatRequest(_Drawn):
     """`POST /v1/chat/completions`."""
 
     messages: list[WireMessage] = Field(min_length=1, max_length=10_000)
-    max_completion_tokens: Whole | None = Field(None, ge=1, description="the newer name of `max_tokens`")
+    max_completion_tokens: Some | None = Field(None, description="the newer name of `max_tokens`")
     logprobs: bool | None = None
-    top_logprobs: Whole | None = Field(None, ge=0, le=20)
+    top_logprobs: Top20 | None = None
     response_format: ResponseFormat | None = Field(None, description="only `text`")
     metadata: dict[str, Any] | None = Field(None, description="`conversation_id` names the conversation")
     tools: list[Any] | None = Field(None, description="only empty")
@@ -139,10 +145,10 @@ class CompletionRequest(_Drawn):
     """`POST /v1/completions`."""
 
     prompt: Text | list[str] | list[Whole] | list[list[Whole]]
-    logprobs: Whole | None = Field(None, ge=0, le=5)
+    logprobs: Top5 | None = None
     echo: bool | None = Field(None, description="only false")
     suffix: str | None = Field(None, description="only null")
-    best_of: Whole | None = Field(None, ge=1, description="only 1 or `n`")
+    best_of: Some | None = Field(None, description="only 1 or `n`")
 
 
 class ReadMessage(_In):

@@ -36,6 +36,19 @@ def still(net: nn.Module) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def _hooks_kept(net: nn.Module) -> Iterator[None]:
+    """Hooks that others put on meanwhile, and have lost the handles of, are taken off."""
+    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    before = [(getattr(module, kind), set(getattr(module, kind))) for module in net.modules() for kind in kinds]
+    try:
+        yield
+    finally:
+        for hooks, known in before:
+            for key in set(hooks) - known:
+                del hooks[key]
+
+
+@contextlib.contextmanager
 def borrowed(model: Model) -> Iterator[Any]:
     """While inside, `model.net` may be put under adapters and trained on; it comes back as it was, and so do the random
     streams. What is given is a list: PEFT models appended to it are taken off the net at the end.
@@ -54,7 +67,7 @@ def borrowed(model: Model) -> Iterator[Any]:
     streams = (random.getstate(), np.random.get_state(), torch.random.get_rng_state())
     on_top: list[Any] = []
     try:
-        with still(net):
+        with still(net), _hooks_kept(net):
             yield on_top
     finally:
         for name in _PATCHED:

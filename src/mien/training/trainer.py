@@ -187,15 +187,12 @@ def run_training(trainer: Any, folder: Path) -> None:
 
 @contextlib.contextmanager
 def _given_back(net: Any) -> Iterator[None]:
-    """What gradient checkpointing leaves on a model is taken off."""
+    """Gradient checkpointing is left off."""
     try:
         yield
     finally:
         if getattr(net, "is_gradient_checkpointing", False):
             net.gradient_checkpointing_disable()
-        base = net.get_base_model()
-        if getattr(base, "_require_grads_hooks", None):
-            base.disable_input_require_grads()
 
 
 def last_checkpoint(folder: Path) -> str | None:
