@@ -241,7 +241,7 @@ class CapSpace:
         if info.fingerprint != self.fingerprint:
             raise FingerprintError(
                 f"The hold was made for {self.model} (fingerprint {self.fingerprint[:12]}) and cannot be used on "
-                f"{info.id} (fingerprint {info.fingerprint[:12]}); calibrate one: mien calibrate --model {info.id}."
+                f"{info.id} (fingerprint {info.fingerprint[:12]}); hold {info.id} to a direction of its own."
             )
 
     def edit(self, layer: int, h: torch.Tensor) -> torch.Tensor:
