@@ -119,7 +119,7 @@ def test_the_published_example_of_hmac() -> None:
 def test_the_six_lines_of_the_documents_verify(history: History, clock: Clock) -> None:
     section = DOCS.read_text(encoding="utf-8").split("\n## Webhooks\n")[1].split("\n## ")[0]
     (code,) = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
-    assert len(code.strip().splitlines()) == 6
+    assert len([line for line in code.splitlines() if line.strip()]) == 6
     names: dict[str, Any] = {}
     exec(code, names)
     with Receiver() as receiver:

@@ -94,7 +94,13 @@ class Conductor:
         self.reading = asyncio.Semaphore(READ_AT_ONCE)
         """Places for conversations that are read, not answered."""
         self._ending: set[asyncio.Task[Any]] = set()
+        self._open_boxes: set[Mailbox] = set()
         self._answer_seconds = 5.0
+
+    def give_up(self) -> None:
+        """End every answer that is still being written; whoever waits for one is told."""
+        for mailbox in tuple(self._open_boxes):
+            mailbox.close()
 
     async def close(self) -> None:
         """Wait for what is being recorded."""
@@ -129,11 +135,13 @@ class Conductor:
         ]  # fmt: skip
         mailbox = self._open(requests)
         following = _Following(self, order, plan, alarmed, bool(interventions), mailbox)
+        self._open_boxes.add(mailbox)
         try:
             yield Began(len(prompt), bool(interventions))
             async for event in following.events():
                 yield event
         finally:
+            self._open_boxes.discard(mailbox)
             following.leave()
 
     async def _plan(self, order: Order) -> Plan | None:

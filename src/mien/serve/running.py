@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import math
 import socket
 from collections.abc import Callable
 from types import FrameType
@@ -12,6 +14,9 @@ from fastapi import FastAPI
 
 from mien.errors import InputError
 from mien.serve.server import Server
+
+TELL = 3
+"""Seconds that those whose answers were given up have to be told, before their connections are cut."""
 
 
 class Runner(uvicorn.Server):
@@ -26,7 +31,7 @@ class Runner(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app, host=settings.host, port=settings.port, log_config=None, log_level="warning", access_log=False,
-                timeout_graceful_shutdown=max(1, round(settings.drain)), lifespan="on", ws="none",
+                timeout_graceful_shutdown=math.ceil(settings.drain) + TELL, lifespan="on", ws="none",
                 server_header=False, h11_max_incomplete_event_size=64 << 10,
             )
         )  # fmt: skip
@@ -44,7 +49,8 @@ class Runner(uvicorn.Server):
         """Drain and end; from any thread, and from a signal's handler."""
         self.should_exit = True
         if self._loop is not None:
-            self._loop.call_soon_threadsafe(self._served.begin_drain)
+            with contextlib.suppress(RuntimeError):  # the loop has closed: there is nothing left to end
+                self._loop.call_soon_threadsafe(self._served.begin_drain)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen."""

@@ -141,9 +141,10 @@ class Server:
             self.webhooks.start()
 
     def begin_drain(self) -> None:
-        """Take on nothing more; streams of alarms end, answers under way go on. In the event loop's thread."""
-        if self._conductor is not None:
+        """Take on nothing more; streams of alarms end, answers under way have `drain` seconds. In the loop's thread."""
+        if self._conductor is not None and not self._conductor.draining:
             self._conductor.draining = True
+            asyncio.get_running_loop().call_later(self.settings.drain, self._conductor.give_up)
         self.hub.close()
 
     async def stop(self) -> None:
