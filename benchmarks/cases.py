@@ -168,5 +168,6 @@ class Bench:
             "judge", "judging rollouts by likelihood, against writing them",
             lambda: self.judge(written), lambda: self.write(50, False, 48), 0.50,
             "One pass over the answer under the other side's prompt; the writing side's log-probability is kept from "
-            "writing. Other prompts are run once and shared by the answers after them.", 3,
+            "writing. Prompts that begin alike share that pass, and short answers do not wait for long ones. What is "
+            "left is arithmetic: as many tokens as were written, and the logits of all of them.",
         )  # fmt: skip

@@ -14,6 +14,7 @@ from scipy import stats
 
 import random_models as tiny
 from mien.chat import ask
+from mien.engines import hf
 from mien.engines.hf import HfEngine
 from mien.engines.hf_batch import Prompted, pack
 from mien.engines.sampling import sample
@@ -368,7 +369,12 @@ def tiny_logits(model: Model, ids: Sequence[int]) -> torch.Tensor:
 
 @by_family
 @by_template
-def test_scores_are_those_of_one_plain_pass(family: str, template: str | None) -> None:
+@pytest.mark.parametrize("cut", [128, 1], ids=["together", "apart"])
+def test_scores_are_those_of_one_plain_pass(
+    family: str, template: str | None, cut: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether answers share a pass with longer ones or not."""
+    monkeypatch.setattr(hf, "PASS", cut)
     model = tiny.model_of(family, template)
     chat = model.chat
     plain = "The sea in the north is cold. " * 2
@@ -398,6 +404,13 @@ def test_scores_are_those_of_one_plain_pass(family: str, template: str | None) -
             np.testing.assert_allclose(got, wanted, atol=1e-4, rtol=1e-4)
         for got, wanted in zip(engine.logprobs(asked[::-1]), expected[::-1], strict=True):
             np.testing.assert_allclose(got, wanted, atol=1e-4, rtol=1e-4)
+
+
+def test_rows_go_apart_where_that_saves_padding() -> None:
+    assert hf.alike([40, 40, 2, 40, 3, 2, 1]) == [[2, 4, 5, 6], [0, 1, 3]]
+    assert hf.alike([40, 38, 40]) == [[0, 1, 2]]
+    assert hf.alike([0]) == [[0]]
+    assert sorted(i for group in hf.alike([500, 1, 300, 2, 0]) for i in group) == list(range(5))
 
 
 def test_nothing_asked_is_nothing_done() -> None:

@@ -7,6 +7,7 @@ This file does not know traits, judges or directions.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 
 from mien.engines.hf_batch import Batch, Prompted, cache_bytes_per_token, pack, write_batch
-from mien.engines.hf_prefill import Prompt, prefill, row_edits
+from mien.engines.hf_prefill import Prefilled, Prompt, prefill, row_edits
 from mien.engines.sampling import check_sampling
 from mien.errors import InputError, ModelError
 from mien.models import Model
@@ -33,8 +34,8 @@ class HfEngine:
     """Most memory for keys and values of one batch; batches shrink to fit."""
     read_tokens: int = 8192
     """Most tokens, padding included, in one forward pass over given texts."""
-    score_tokens: int = 6144
-    """The same where logits of every position are wanted."""
+    score_tokens: int = 4096
+    """Most tokens, padding included, whose logits are taken in one pass."""
 
     @property
     def info(self) -> ModelInfo:
@@ -88,10 +89,12 @@ class HfEngine:
         self._check_ids(prompt + answer for prompt, answer in pairs)
         # Prompts that begin alike side by side, since they share passes; running text, after one token, on its own.
         order = sorted(range(len(pairs)), key=lambda i: (pairs[i][0], len(pairs[i][1]), i))
-        lengths = [len(prompt) + len(answer) for prompt, answer in pairs]
+        # In one measure: as many tokens as reading takes, and no more than so many of them with logits.
+        logits_weigh = self.read_tokens / self.score_tokens
+        lengths = [max(len(p) + len(a), math.ceil(logits_weigh * len(a))) for p, a in pairs]
         for running in (True, False):
             part = [i for i in order if (len(pairs[i][0]) == 1) is running]
-            for chunk in self._chunks(part, lengths, self.score_tokens):
+            for chunk in self._chunks(part, lengths, self.read_tokens):
                 rows = self._score_chunk([pairs[i] for i in chunk], interventions)
                 for i, row in zip(chunk, rows, strict=True):
                     results[i] = row
@@ -158,17 +161,48 @@ class HfEngine:
             return _score(self.model, pairs, tuple(interventions))
 
 
+PASS = 128
+"""Tokens of padding that must be saved for a pass of their own over the shorter answers of a batch."""
+
+
 def _score(
     model: Model,
     pairs: Sequence[tuple[tuple[int, ...], tuple[int, ...]]],
     interventions: tuple[Intervention, ...],
 ) -> list[np.ndarray]:
-    """Log-probabilities of each pair's second part after its first. The first's last token begins the second pass,
-    because its logits are the ones that predict the answer's first token.
+    """Log-probabilities of each pair's second part after its first. Prompts are run together, because they share their
+    beginnings, and answers with others of about their length.
     """
-    device, pad = model.device, model.pad_id
     before = prefill(model, [Prompt(prompt[:-1], interventions) for prompt, _ in pairs], logits=False)
-    mask = before.mask
+    found = [np.zeros(0, np.float32) for _ in pairs]
+    groups = sorted(alike([len(answer) for _, answer in pairs]), key=len)
+    for group in groups:  # the largest goes last, and needs no copy of the keys and values
+        part = before if len(groups) == 1 else before.rows(group, copied=group is not groups[-1])
+        for i, scores in zip(group, _score_answers(model, [pairs[i] for i in group], part, interventions), strict=True):
+            found[i] = scores
+    return found
+
+
+def alike(lengths: Sequence[int]) -> list[list[int]]:
+    """Rows in groups of about the same length, in order: each cut saves at least `PASS` tokens of padding."""
+
+    def cut(part: list[int]) -> list[list[int]]:
+        longest = lengths[part[-1]]
+        saved = [i * (longest - lengths[part[i - 1]]) for i in range(len(part))]
+        best = max(range(len(part)), key=saved.__getitem__)
+        return [sorted(part)] if saved[best] < PASS else cut(part[:best]) + cut(part[best:])
+
+    return cut(sorted(range(len(lengths)), key=lengths.__getitem__))
+
+
+def _score_answers(
+    model: Model,
+    pairs: Sequence[tuple[tuple[int, ...], tuple[int, ...]]],
+    before: Prefilled,
+    interventions: tuple[Intervention, ...],
+) -> list[np.ndarray]:
+    """The prompt's last token begins this pass, because its logits are the ones that predict the answer's first."""
+    device, pad, mask = model.device, model.pad_id, before.mask
     longest = max(len(answer) for _, answer in pairs)
     if not longest:
         return [np.zeros(0, np.float32) for _ in pairs]

@@ -6,6 +6,7 @@ file does not know what comes after the prompts.
 
 from __future__ import annotations
 
+import copy
 import inspect
 import itertools
 from collections import Counter
@@ -46,6 +47,14 @@ class Prefilled:
     """`[b, w]` long, on the CPU: which columns are real."""
     logits: torch.Tensor | None
     """`[b, v]` after the last prompt token, if asked for."""
+
+    def rows(self, which: Sequence[int], *, copied: bool) -> Prefilled:
+        """Some of the rows; `copied` leaves this one as it is, which is of no more use otherwise."""
+        where = torch.tensor(which)
+        cache = copy.deepcopy(self.cache) if copied else self.cache
+        cache.batch_select_indices(where)
+        logits = None if self.logits is None else self.logits[where.to(self.logits.device)]
+        return Prefilled(cache, self.mask[where], logits)
 
 
 def left_padded(rows: Sequence[Ids], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
