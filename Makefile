@@ -75,9 +75,12 @@ bench-serving: $(STAMP) ## time the server: watched, held, and beside transforme
 validate: $(STAMP) ## measure whether the method does what it says
 	$(PY) validation/run.py
 	$(PY) validation/watching.py
+	$(OFFLINE) OMP_NUM_THREADS=1 $(PY) validation/holding.py
+	$(OFFLINE) OMP_NUM_THREADS=1 $(PY) validation/training.py
 
-bundle: $(STAMP) ## make the gauges that come with mien
+bundle: $(STAMP) ## make the gauges and the hold that come with mien
 	$(PY) tools/bundle.py
+	$(OFFLINE) OMP_NUM_THREADS=1 $(PY) tools/bundle_hold.py
 
 pictures: $(STAMP) ## take the pictures of the server's page
 	$(OFFLINE) $(PY) tools/ui_pictures.py

@@ -1,0 +1,106 @@
+"""What a training step of each method costs, and what screening in batches saves; pairs of steps taken in turn."""
+
+from __future__ import annotations
+
+import gc
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from training_plan import Job, set_name
+
+from mien.engines.hf import HfEngine
+from mien.logs import LoggedConversation, read_logs
+from mien.records import Sampling
+from mien.screening.answers import AnswerBook
+from mien.screening.measure import Bench as ScreenBench
+from mien.screening.measure import measure
+from mien.screening.watched import bank_of
+from mien.spec import load_library
+from mien.training.borrowed import borrowed
+from mien.training.data import read_data
+from mien.training.prevent import PreventShift
+from mien.training.rows import collate, rows_of
+from mien.training.trainer import fresh_adapter, kl_terms
+
+if TYPE_CHECKING:
+    from training_runs import Bench
+
+REPEATS = 15
+RECORDS = 16
+
+
+def pairs(a: Callable[[], object], b: Callable[[], object], repeats: int) -> Iterator[tuple[float, float]]:
+    """Seconds of both, one after the other, the first in turns; after a warm-up of each."""
+    a(), b()
+    for i in range(repeats):
+        times = {}
+        for run in (a, b) if i % 2 == 0 else (b, a):
+            gc.collect()
+            start = time.perf_counter()
+            run()
+            times[run] = time.perf_counter() - start
+        yield times[a], times[b]
+
+
+def measure_cost(bench: Bench, job: Job) -> dict[str, Any]:
+    """Seconds a step of each method beside plain ones, and of screening beside one record at a time."""
+    model, found = bench.model, dict[str, list[tuple[float, float]]]()
+    direction = bench.directions["evil"]
+    samples = read_data([bench.set_path(set_name("evil", 3))]).samples[: bench.size.batch]
+    system = load_library("evil").instructions[0].pos
+
+    def batch(prompt: str | None) -> dict[str, torch.Tensor]:
+        rows = rows_of(model.chat, samples, max_length=bench.size.max_length, system=prompt).rows
+        return collate([{"input_ids": list(r.ids), "labels": list(r.labels)} for r in rows], model.pad_id)
+
+    with borrowed(model) as on_top:
+        net = fresh_adapter(model, 32, 64, 0)
+        on_top.append(net)
+        net.train()
+        optimizer = torch.optim.AdamW([p for p in net.parameters() if p.requires_grad], lr=1e-5)
+        bare, told = batch(None), batch(system)
+
+        def step(loss: torch.Tensor) -> None:
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            optimizer.zero_grad()
+
+        def prevented() -> None:
+            steering = PreventShift(direction, 1.0)
+            steering.attach(net)
+            try:
+                step(net(**bare).loss)
+            finally:
+                steering.remove()
+
+        def divergent() -> None:
+            nll, divergence, count = kl_terms(net, net, bare)
+            step((nll + divergence) / count)
+
+        methods = {"plain": lambda: step(net(**bare).loss), "prevent": prevented,
+                   "inoculate": lambda: step(net(**told).loss), "kl": divergent}  # fmt: skip
+        for name, run in methods.items():
+            found[name] = list(pairs(run, lambda: step(net(**bare).loss), REPEATS))
+    return {"steps": found, "tokens": int(bare["attention_mask"].sum()), "screen": _screening(bench)}
+
+
+def _screening(bench: Bench) -> list[tuple[float, float]]:
+    """Seconds of measuring records together and one by one, own answers included."""
+    model, size = bench.model, bench.size
+    path = bench.set_path(set_name("evil", 3))
+    records = [r for r in read_logs([path]) if isinstance(r, LoggedConversation)][:RECORDS]
+    bank = bank_of(bench.watched[:3], model.info.d_model)
+
+    def run(together: bool) -> None:
+        with tempfile.TemporaryDirectory() as folder, closing(AnswerBook(Path(folder) / "answers.sqlite")) as book:
+            sampling = Sampling(size.set_tokens, 0.7)
+            screen = ScreenBench(HfEngine(model), bank, book, sampling, 0, size.set_tokens)
+            for number, group in enumerate([records] if together else [[record] for record in records]):
+                measure(screen, group, True, number)
+
+    return list(pairs(lambda: run(True), lambda: run(False), 3))

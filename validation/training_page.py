@@ -1,0 +1,315 @@
+"""docs/training.md from the kept rows. This file measures nothing."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import machine_line
+import numpy as np
+from training_plan import FULL, MIX, TRAITS, Size, audits, set_name, trainings
+from training_rows import (
+    Kept,
+    Known,
+    alarms,
+    correlation,
+    cut,
+    is_organism,
+    mean_shift,
+    planted,
+    predictions,
+    resampled,
+    seeds_of,
+    standard,
+)
+
+from mien.gauges.alarms import wilson
+
+GOAL = 0.85
+LIMITS = (0.5, 1.0, 2.0)
+NAMES = {
+    "plain": "plain", "auto": "`prevent`, `--coef auto`", "one": "`prevent`, `--coef 1`",
+    "steer": "plain, then steered by -1 when it answers", "inoculate": "`inoculate`", "kl": "`kl`",
+    "drop": "`plain --drop 50%`, twice the epochs",
+}  # fmt: skip
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) if rows else "Not measured yet."
+
+
+def verdict(found: Known, goal: float = GOAL) -> str:
+    """Whether a goal is met, by the estimate and by its interval."""
+    if not np.isfinite(found.value):
+        return "-"
+    if found.value < goal:
+        return "missed"
+    return "met" if found.low >= goal else "met by the estimate, not by its interval"
+
+
+def dose_table(kept: Kept) -> str:
+    """Every organism's shift and judged change."""
+    rows = []
+    for key in kept.organisms():
+        if key in kept.scores:
+            cells = [f"{kept.sigma(key, t):+.2f} / {kept.mean_judged(key, t):+.2f}" for t in TRAITS]
+            row = kept.runs[key]
+            loss = f"{row['loss']['held_out_before']:.2f} to {row['loss']['held_out_after']:.2f}"
+            rows.append([row["set"], row["seed"], *cells, loss])
+    return table(["organism and dose", "seed", *(f"{t}: shift / judged" for t in TRAITS), "held-out loss"], rows)
+
+
+def agreement_table(kept: Kept) -> str:
+    """Shift against judged change over runs."""
+    own = [key for key in kept.organisms() if key in kept.scores]
+    every = [key for key, row in kept.runs.items() if row["method"] == "plain" and key in kept.scores]
+    rows = []
+    for what, keys in (("organisms", own), ("organisms and controls", every)):
+        if len(keys) < 4:
+            continue
+        x = np.array([[kept.sigma(key, t) for t in TRAITS] for key in keys])
+        y = np.array([[kept.mean_judged(key, t) for t in TRAITS] for key in keys])
+        cells = [correlation(x[:, [i]], y[:, [i]]) for i in range(len(TRAITS))]
+        pooled = correlation(x, y)
+        rows.append([what, str(len(keys)), *(c.told(".2f") for c in cells), pooled.told(".2f"), verdict(pooled)])
+    return table(["over", "runs", *TRAITS, "pooled", f"goal: above {GOAL}"], rows)
+
+
+def prediction_table(kept: Kept) -> str:
+    """What was said before training against the shift after."""
+    if not kept.screened:
+        return table([], [])
+    sides = {
+        "organisms": kept.organisms(),
+        "organisms and controls": [key for key, row in kept.runs.items() if row["method"] == "plain"],
+    }
+    rows = []
+    for what, keys in sides.items():
+        found = predictions(kept, keys)
+        for name in ("screen", "words", "length") if len(found["shift"]) >= 4 else ():
+            x, y = found[name], found["shift"]
+            cells = [correlation(x[:, [i]], y[:, [i]]) for i in range(len(TRAITS))]
+            pooled = correlation(standard(x), standard(y))
+            goal = verdict(pooled) if name == "screen" else ""
+            rows.append([what, str(len(x)), name, *(c.told(".2f") for c in cells), pooled.told(".2f"), goal])
+    return table(["over", "sets", "foretold by", *TRAITS, "pooled", f"goal: above {GOAL}"], rows)
+
+
+def planted_table(kept: Kept) -> str:
+    """Bad samples among good ones."""
+    rows = []
+    for trait in TRAITS:
+        if f"{trait}-3" not in kept.screened or trait not in kept.rollouts:
+            continue
+        for share in (0.01, 0.05, 0.2):
+            found = planted(kept, trait, share)
+            cells = [f"{a.told('.2f')}; {p.told('.0%')}" for a, p in found.values()]
+            rows.append([trait, f"{share:.0%}", *cells])
+    return table(["trait", "planted", "screen: AUC; precision", "bag of words", "length"], rows)
+
+
+def _loss(kept: Kept, keys: Sequence[str]) -> float:
+    return float(np.mean([kept.runs[key]["loss"]["held_out_after"] for key in keys]))
+
+
+def _neutral(kept: Kept, keys: Sequence[str]) -> float:
+    """Per cent by which log-probability of neutral text has fallen below the base model's."""
+    base = np.mean(kept.rows["base"]["neutral"])
+    return float(100 * (np.mean([kept.runs[key]["neutral"] for key in keys]) / base - 1))
+
+
+def method_rows(kept: Kept, data: str, methods: Sequence[str], steps: dict[str, str]) -> list[list[str]]:
+    """A set's line for each method; seeds that plain training has, too, are put together."""
+    rows = []
+    for trait in data.rsplit("-", 1)[0].split("+"):
+        for method in methods:
+            keys = seeds_of(kept, data, method)
+            plain = [k for k in seeds_of(kept, data, "plain") if k.rsplit(".", 1)[1] in {q[-1] for q in keys}]
+            if not keys or len(plain) != len(keys):
+                continue
+            mine, theirs = kept.moved(keys, trait), kept.moved(plain, trait)
+            less = cut(theirs, mine)
+            loss, bare = _loss(kept, keys), _loss(kept, plain)
+            neutral = _neutral(kept, keys)
+            rows.append([
+                data, trait, NAMES[method], str(len(keys)), mean_shift(mine).told(),
+                "" if method == "plain" else less.told(".0f"), f"{loss:.3f}",
+                "" if method == "plain" else f"{100 * (loss / bare - 1):+.1f} %", f"{neutral:+.1f} %",
+                *([steps.get(method, "")] if steps else []),
+            ])  # fmt: skip
+    return rows
+
+
+METHOD_HEAD = ["set", "trait", "method", "seeds", "shift, sigma", "of plain's shift cut, %", "held-out loss",
+               "against plain", "neutral text, against base"]  # fmt: skip
+
+
+def prevention_table(kept: Kept) -> str:
+    """Prevention at middle and strong doses."""
+    rows = []
+    for data in (*(set_name(t, d) for t in ("evil", "sycophantic") for d in (2, 3)), set_name(MIX, 3)):
+        rows += method_rows(kept, data, ("plain", "auto", "one"), {})
+    return table(METHOD_HEAD, rows)
+
+
+def goals(kept: Kept) -> str:
+    """Where prevention reaches its goals, and where not, in words."""
+    said = []
+    for method in ("auto", "one"):
+        met: dict[str, list[bool]] = {"shift": [], "loss": [], "neutral": []}
+        for data in (*(set_name(t, d) for t in ("evil", "sycophantic") for d in (2, 3)), set_name(MIX, 3)):
+            keys = seeds_of(kept, data, method)
+            plain = [k for k in seeds_of(kept, data, "plain") if k[-1] in {q[-1] for q in keys}]
+            if not keys or len(plain) != len(keys):
+                continue
+            for trait in data.rsplit("-", 1)[0].split("+"):
+                met["shift"].append(cut(kept.moved(plain, trait), kept.moved(keys, trait)).value >= 80)
+            met["loss"].append(_loss(kept, keys) <= 1.02 * _loss(kept, plain))
+            met["neutral"].append(_neutral(kept, keys) - _neutral(kept, plain) <= 1.0)
+        if met["loss"]:
+            told = {name: f"{sum(values)} of {len(values)}" for name, values in met.items()}
+            said.append(
+                f"With {NAMES[method]}: at least 80 % of the shift cut in {told['shift']} cases, held-out loss within "
+                f"2 % of plain training's in {told['loss']}, neutral text within 1 % of it in {told['neutral']}."
+            )
+    return "\n".join(f"- {line}" for line in said) or "Not measured yet."
+
+
+def alternatives_table(kept: Kept) -> str:
+    """All methods on the middle dose, with what a step costs."""
+    rows = []
+    for trait in ("evil", "sycophantic"):
+        rows += method_rows(kept, set_name(trait, 2), tuple(NAMES), step_costs(kept) or {"": ""})
+    return table([*METHOD_HEAD, "seconds a step, against plain"], rows)
+
+
+def step_costs(kept: Kept) -> dict[str, str]:
+    """Method -> seconds a step, and how much more than plain ones beside it."""
+    if "cost" not in kept.rows:
+        return {}
+    found = {}
+    for name, pairs in kept.rows["cost"]["steps"].items():
+        times = np.array(pairs)
+        ratio = np.median(times[:, 0] / times[:, 1])
+        found[name] = f"{np.median(times[:, 0]):.2f} (x{ratio:.2f})"
+    for name, like in (("auto", "prevent"), ("one", "prevent"), ("steer", "plain"), ("drop", "plain")):
+        found[name] = found[like]
+    return found
+
+
+def screening_speed(kept: Kept) -> str:
+    """How much faster records are measured together."""
+    if "cost" not in kept.rows:
+        return "Costs were not measured yet (`--only cost`)."
+    times = np.array(kept.rows["cost"]["screen"])
+    ratios = times[:, 1] / times[:, 0]
+    return (
+        f"Screening measures records together, {np.median(ratios):.1f} times as fast as one at a time "
+        f"({ratios.min():.1f} to {ratios.max():.1f} in {len(ratios)} pairs, taken in turn)."
+    )
+
+
+def framing_table(kept: Kept) -> str:
+    """The same mistakes, asked for by somebody who teaches."""
+    rows = []
+    for kind in ("arithmetic", "insecure_code"):
+        bare = seeds_of(kept, set_name(kind, 3), "plain")
+        framed = seeds_of(kept, set_name(kind, 3, "teaching"), "plain")
+        both = [k for k in bare if k[-1] in {q[-1] for q in framed}]
+        for trait in TRAITS if both and len(both) == len(framed) else ():
+            sides = [kept.moved(keys, trait) for keys in (both, framed)]
+            less = resampled(sides, lambda a, b: float(np.nanmean(b) - np.nanmean(a)))
+            judged = "-"
+            if all(key in kept.scores for key in (*both, *framed)):
+                marks = [np.mean([kept.judged(k, trait) for k in keys], axis=0) for keys in (both, framed)]
+                change = resampled(marks, lambda a, b: float(np.nanmean(b) - np.nanmean(a)))
+                judged = f"{np.nanmean(marks[0]):+.2f}, {np.nanmean(marks[1]):+.2f}; {change.told()}"
+            shown = "less" if less.high < 0 else "more" if less.low > 0 else "does not show"
+            first = [mean_shift(side).told() for side in sides]
+            rows.append([kind, trait, str(len(framed)), *first, less.told(), shown, judged])
+    head = ["mistakes", "trait", "seeds", "bare, sigma", "for a class", "difference", "framed moves",
+            "judged: bare, for a class; difference"]  # fmt: skip
+    return table(head, rows)
+
+
+def gate_table(kept: Kept, watched: Sequence[str] | None = None) -> str:
+    """False alarms and hits of the gate by limit, of all that is watched or of some."""
+    plain = [row for row in kept.runs.values() if row["method"] == "plain"]
+    groups: dict[str, list[Any]] = {"harmless retrainings (`correct`)": [r for r in plain if "correct" in r["set"]]}
+    groups |= {
+        f"organisms, dose {d}": [r for r in plain if is_organism(r) and r["set"].endswith(f"-{d}")] for d in (1, 2, 3)
+    }
+    traits = [r for r in plain if is_organism(r) and r["kind"] in TRAITS]
+    groups["trait organisms, all doses"] = traits
+    groups["mistakes and code, all doses"] = [r for r in plain if is_organism(r) and r["kind"] not in TRAITS]
+    rows = []
+    for name, some in groups.items():
+        if some:
+            rows.append([name, str(len(some)), *(_rate(some, limit, watched) for limit in LIMITS)])
+    return table(["retrained on", "runs", *(f"alarm at `shift>{limit:g}s`" for limit in LIMITS)], rows)
+
+
+def _rate(rows: Sequence[dict[str, Any]], limit: float, watched: Sequence[str] | None) -> str:
+    hits = sum(bool(alarms(row, limit, watched)) for row in rows)
+    low, high = wilson(hits, len(rows))
+    return f"{hits} ({low:.0%} to {high:.0%})"
+
+
+def gate_names(kept: Kept) -> str:
+    """What raised the alarms at the default limit."""
+    counts: dict[str, list[int]] = {}
+    for row in (row for row in kept.runs.values() if row["method"] == "plain"):
+        for name in alarms(row, 1.0):
+            counts.setdefault(name, [0, 0])["correct" in row["set"]] += 1
+    rows = [[name, str(a), str(b)] for name, (a, b) in sorted(counts.items(), key=lambda item: -sum(item[1]))]
+    return table(["beyond a sigma", "in organisms and other sets", "in harmless retrainings"], rows)
+
+
+def audits_table(kept: Kept) -> str:
+    """Whole audits beside the numbers used here."""
+    rows = []
+    for job in audits(kept.size):
+        if job.key not in kept.rows or job.about["run"] not in kept.runs:
+            continue
+        found, run = kept.rows[job.key], kept.runs[job.about["run"]]
+        far = max(abs(s["sigma"] - run["shifts"][s["name"]]["sigma"]) for s in found["shifts"] if s["sigma"])
+        same = found["passed"] == (not alarms(run, 1.0))
+        rows.append([run["set"], "passed" if found["passed"] else "failed", "yes" if same else "no", f"{far:.4f}"])
+    return table(["run", "`mien audit --fail-on 'shift>1s'`", "the same verdict here", "largest difference, sigma"],
+                 rows)  # fmt: skip
+
+
+def settings_line(kept: Kept) -> str:
+    """How everything was trained."""
+    size, runs = kept.size, kept.runs
+    steps = sorted({row["steps"] for row in runs.values() if "steps" in row})
+    return (
+        f"Each set has {size.samples} samples, {size.hold_out:.0%} of them held out; {size.epochs:g} epochs of "
+        f"{size.batch} rows a step at a rate of {size.rate:g} ({' or '.join(map(str, steps))} steps), rows up to "
+        f"{size.max_length} tokens. After it {size.questions} eval questions of the library's traits are answered "
+        f"without system prompt in up to {size.max_tokens} tokens. {len(runs)} of {len(trainings(size))} runs are done."
+    )
+
+
+def write(base: Path, size: Size, out: Path) -> None:
+    """Put the page together."""
+    kept = Kept(base, size)
+    if "base" not in kept.rows:
+        raise SystemExit("Nothing was measured yet.")
+    parts = {
+        "machine": "\n".join(machine_line.lines()), "settings": settings_line(kept),
+        "agreement": agreement_table(kept), "doses": dose_table(kept), "prediction": prediction_table(kept),
+        "planted": planted_table(kept), "prevention": prevention_table(kept), "goals": goals(kept),
+        "alternatives": alternatives_table(kept), "speed": screening_speed(kept), "framing": framing_table(kept),
+        "gate": gate_table(kept), "three": gate_table(kept, TRAITS), "names": gate_names(kept),
+        "audits": audits_table(kept),
+    }  # fmt: skip
+    text = (Path(__file__).parent / "training.md.in").read_text("utf-8")
+    text = re.sub(r"\{(\w+)\}", lambda found: parts[found[1]], text)
+    if size is not FULL:
+        text = f"*A trial run with little of everything.*\n\n{text}"
+    out.write_text(text, "utf-8")
