@@ -14,7 +14,7 @@ import transformers as hf
 from torch import nn
 
 import random_models as tiny
-from mien.errors import FormatError, InputError, MienError, ModelError, NonFiniteError
+from mien.errors import FingerprintError, FormatError, InputError, MienError, ModelError, NonFiniteError
 from mien.machine import best_dtype
 from mien.models import input_device, load, locate_blocks, wrap
 from mien.residual import watched
@@ -102,7 +102,17 @@ def test_blocks_are_found_under_an_adapter_and_its_weights_count() -> None:
 @pytest.mark.parametrize("layer", [0, 2, 3])
 def test_an_adapter_on_any_layer_changes_the_fingerprint(layer: int) -> None:
     made = wrap(adapted(tiny.build("llama"), layers_to_transform=[layer]), tiny.tokenizer())
-    assert made.info.fingerprint != tiny.model_of("llama").info.fingerprint
+    plain = tiny.model_of("llama").info
+    assert made.info.fingerprint != plain.fingerprint
+    assert (made.info.under, plain.under) == (plain.fingerprint, None)
+
+
+def test_what_was_made_for_the_model_under_an_adapter_goes_with_it() -> None:
+    """And not the other way round."""
+    plain, made = tiny.model_of("llama"), wrap(adapted(tiny.build("llama")), tiny.tokenizer())
+    tiny.direction_of(plain).check_model(made.info)
+    with pytest.raises(FingerprintError):
+        tiny.direction_of(made).check_model(plain.info)
 
 
 def test_a_device_map_changes_nothing() -> None:

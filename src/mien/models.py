@@ -186,14 +186,16 @@ def wrap(net: nn.Module, tokenizer: Any, name: str = "model") -> Model:
     blocks = locate_blocks(net)
     chat = Chat(tokenizer, getattr(net, "generation_config", None))
     parameter = next(net.parameters())
+    own, under = fingerprint(net, blocks), fingerprint(net, blocks, adapters=False)
     info = ModelInfo(
         id=name,
-        fingerprint=fingerprint(net, blocks),
+        fingerprint=own,
         n_layers=len(blocks.modules),
         d_model=blocks.d_model,
         dtype=str(parameter.dtype).removeprefix("torch."),
         device=str(input_device(net)),
         chat=chat.templated,
+        under=under if under != own else None,
     )
     _check_logits(net, name)
     return Model(net, chat, blocks, info)

@@ -138,6 +138,12 @@ class ModelInfo:
     device: str
     chat: bool
     """False for a base model read through a plain `User:`/`Assistant:` transcript."""
+    under: str | None = None
+    """Fingerprint of the model under its adapters; None: it has none."""
+
+    def takes(self, fingerprint: str) -> bool:
+        """Whether what was made for a model of that fingerprint may be used: the model itself, or the one under it."""
+        return fingerprint in (self.fingerprint, self.under)
 
 
 @runtime_checkable

@@ -197,12 +197,13 @@ class Direction:
         return rows
 
     def check_model(self, info: ModelInfo) -> None:
-        """Refuse a model that this direction was not made for.
+        """Refuse a model that this direction was not made for. One that an adapter was put on since is not refused: the
+        stream that the direction was taken from is still there.
 
         Raises:
             FingerprintError: the fingerprints differ.
         """
-        if info.fingerprint != self.card.fingerprint:
+        if not info.takes(self.card.fingerprint):
             raise FingerprintError(
                 f"The direction {self.card.name} was made for {self.card.model} ({self.card.n_layers} layers of width "
                 f"{self.card.d_model}, fingerprint {self.card.fingerprint[:12]}) and cannot be used on {info.id} "
