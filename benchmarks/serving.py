@@ -29,6 +29,10 @@ sys.path.insert(0, str(REPO / "benchmarks"))
 import machine_line  # noqa: E402
 
 TOKENS = 32
+THEIRS = {
+    "transformers serve": "--no-continuous-batching",
+    "transformers serve, continuous batching": "--continuous-batching",
+}
 TOPICS = (
     "bread", "tides", "chess", "moss", "glass", "kites", "salt", "owls", "maps", "rain", "soap", "ink", "wool", "tea",
     "bees", "iron", "sand", "clay", "silk", "cork", "reeds", "frost", "amber", "chalk", "linen", "barley", "slate",
@@ -63,7 +67,7 @@ def free_port() -> int:
 
 def started(name: str, command: list[str], port: int, model: str) -> Served:
     """Start a server and wait until it answers."""
-    log = (REPO / "runs" / f"serving-{name.replace(' ', '-')}.log").open("w")
+    log = (REPO / "runs" / f"serving-{name.replace(',', '').replace(' ', '-')}.log").open("w")
     process = subprocess.Popen(command, stdout=log, stderr=log)
     base = f"http://127.0.0.1:{port}"
     for _ in range(600):
@@ -118,8 +122,11 @@ async def turn(served: Served, clients: int) -> Turn:
 
 def compared(a: Served, b: Served, clients: int, pairs: int) -> list[str]:
     """`a` beside `b`: cells of the table's row."""
-    for served in (a, b):
-        asyncio.run(turn(served, clients))
+    try:
+        for served in (a, b):
+            asyncio.run(turn(served, clients))
+    except httpx.HTTPError as error:
+        return [f"{a.name} against {b.name}", str(clients), f"{b.name} failed: {type(error).__name__}", "-", "-"]
     rates, firsts, shown = [], [], []
     for i in range(pairs):
         turns = {}
@@ -145,6 +152,14 @@ def embedded_folder() -> str:
     return str(converted_gguf(embedded_gguf()))
 
 
+def theirs(name: str, flag: str) -> Served:
+    """Transformers' own server."""
+    folder, port = embedded_folder(), free_port()
+    command = [str(Path(sys.executable).parent / "transformers"), "serve", folder, "--port", str(port), "--device",
+               "cpu", "--dtype", "float32", flag]  # fmt: skip
+    return started(name, command, port, folder)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pairs", type=int, default=3)
@@ -158,15 +173,14 @@ def main() -> None:
             port = free_port()
             command = [sys.executable, str(REPO / "benchmarks" / "serve_one.py"), mode, str(port)]
             servers[mode] = started(mode, command, port, "smollm2-135m")
-        folder, port = embedded_folder(), free_port()
-        transformers = str(Path(sys.executable).parent / "transformers")
-        command = [transformers, "serve", folder, "--port", str(port), "--device", "cpu", "--dtype", "float32"]
-        servers["theirs"] = started("transformers serve", command, port, folder)
+        for name, flag in THEIRS.items():
+            servers[name] = theirs(name, flag)
         rows = []
         for clients in map(int, chosen.clients.split(",")):
             rows.append(compared(servers["watched"], servers["unwatched"], clients, chosen.pairs))
             rows.append(compared(servers["held"], servers["watched"], clients, chosen.pairs))
-            rows.append(compared(servers["watched"], servers["theirs"], clients, 1 if clients > 8 else chosen.pairs))
+            for name in THEIRS:
+                rows.append(compared(servers["watched"], servers[name], clients, 1 if clients > 1 else chosen.pairs))
     finally:
         for served in servers.values():
             served.process.terminate()
@@ -180,7 +194,7 @@ def main() -> None:
         "| servers | clients | tokens/s | time a token | time to first token, 95th percentile |",
         "| --- | --- | --- | --- | --- |", *table, "",
         "`watched` reads five gauges at every token, alarms and records; `held` caps the Assistant Axis besides. "
-        "`transformers serve` runs as it comes: without continuous batching it writes one answer at a time.", "",
+        "`transformers serve` runs as it comes, which is one answer at a time, and with its continuous batching.", "",
     ])  # fmt: skip
     chosen.out.write_text(text, "utf-8")
     print(f"written to {chosen.out}")

@@ -371,8 +371,7 @@ def test_tints_while_writing_are_those_of_a_scan(taught: Panel) -> None:
 
 def test_one_on_a_slider_is_the_whole_difference() -> None:
     model = tiny.tiny_model(tiny.taught_net())
-    direction = serving.keep_direction(model)
-    assert faces.unit(direction) == 1.0
+    serving.keep_direction(model)
     from mien.serve.catalog import catalog_of
 
     catalog = catalog_of(model)
@@ -381,8 +380,29 @@ def test_one_on_a_slider_is_the_whole_difference() -> None:
     assert push.coef == -1.5  # type: ignore[attr-defined]
     assert faces.pushes(catalog, {"shout": 0.0}) == ()
     assert faces.pushed_words({"shout": 1.5, "calm": 0.0, "evil": -0.25}) == ("shout +1.5", "evil −0.25")
-    unit = replace(direction, vector=direction.vector / 3)
-    assert 1.2 < faces.unit(unit) < 1.5, "two sigma of projections evenly from -1 to 1"
+
+
+def test_the_page_may_leave_out_the_hold_where_requests_may_not() -> None:
+    rule = Rule("hold", True, clients_steer=False)
+    with pytest.raises(Problem, match="does not let requests decide"):
+        rule.decide(False, False, frozenset())
+    assert rule.decide(False, True, frozenset(), inside=True) is False
+    assert rule.decide(None, False, frozenset(), inside=True) is True
+
+
+def test_one_along_a_gauge_is_two_sigma(tmp_path: Path) -> None:
+    """For the page and the API alike: a gauge that came alone is a unit vector, and one raw unit moves nothing."""
+    from mien.gauges import save_gauges
+    from mien.serve.catalog import catalog_of
+
+    model = tiny.tiny_model(tiny.taught_net())
+    gauges = serving.gauges_of(model, tmp_path)
+    catalog = catalog_of(model, files=(save_gauges(gauges, tmp_path / "g.safetensors"),))
+    (loud,) = (g for g in gauges.gauges if g.name == "loud")
+    assert loud.baseline is not None
+    direction = catalog.direction("loud")
+    assert float(direction.vector[direction.layer].norm()) == pytest.approx(2 * loud.baseline.std, rel=1e-4)
+    assert float(direction.unit().norm()) == pytest.approx(1, rel=1e-5)
 
 
 # ---- alarms for every visitor, and the fence ----

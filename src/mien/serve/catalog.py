@@ -19,13 +19,15 @@ from mien.card import Card
 from mien.directions import Direction, load_direction
 from mien.errors import InputError, MienError
 from mien.gauges import Gauge, GaugeSet, bundled_gauges, load_gauges
-from mien.home import folder_for, home, kept_directions, model_slug
+from mien.home import folder_for, hold_folder, kept_directions
 from mien.jobs.baseline import gauge_of
 from mien.models import Model
 from mien.records import Intervention, Tokens
 from mien.scanning.measure import Panel, panel
 
 _log = logging.getLogger("mien.serve")
+COEF_SIGMA = 2.0
+"""Of a direction that is known as a gauge's unit vector only, what coef 1 is, in sigma of ordinary answers."""
 _PERCENTILE = re.compile(r"p(\d{1,2}|100)")
 
 
@@ -119,7 +121,11 @@ def _kept(model: Model) -> dict[str, Direction]:
 
 
 def _direction_of(gauge: Gauge, model: Model) -> Direction | None:
-    """A gauge that is one unit vector at one layer, as a direction there; others are no directions."""
+    """A gauge that is one unit vector at one layer, as a direction there; others are no directions.
+
+    Coef 1 of a direction is a whole difference of means. Here only a unit vector is known, which would push by one raw
+    unit, so its length is `COEF_SIGMA` of ordinary answers.
+    """
     if len(gauge.parts) != 1 or gauge.parts[0].of != "answer":
         return None
     (part,) = gauge.parts
@@ -127,7 +133,8 @@ def _direction_of(gauge: Gauge, model: Model) -> Direction | None:
         return None
     info = model.info
     rows = torch.zeros(info.n_layers, info.d_model)
-    rows[part.layer] = torch.from_numpy(part.vector)
+    length = 1.0 if gauge.baseline is None else COEF_SIGMA * gauge.baseline.std
+    rows[part.layer] = length * torch.from_numpy(part.vector)
     card = Card(
         kind="assistant_axis" if gauge.kind == "axis" else "persona_vector", name=gauge.name,
         description=gauge.description, sign=f"larger: {gauge.description}", model=info.id, fingerprint=info.fingerprint,
@@ -217,7 +224,7 @@ def hold_interventions(name_or_path: str, catalog: Catalog, model: Model) -> tup
 
 def _hold_folder(name_or_path: str, model: Model) -> Path | None:
     """Where a calibrated hold lies: given by its folder, or kept as `holds/MODEL/NAME` or beside a direction."""
-    kept = (home() / "holds" / model_slug(model.info.id) / name_or_path, folder_for(model.info.id, name_or_path))
+    kept = (hold_folder(model.info.id, name_or_path), folder_for(model.info.id, name_or_path))
     try:
         places = (Path(name_or_path).expanduser(), *kept)
         return next((folder for folder in places if (folder / "hold.json").is_file()), None)

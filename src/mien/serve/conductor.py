@@ -122,7 +122,7 @@ class Conductor:
         prompt = order.prompt_ids if plan is None else plan.prompt_ids
         sampling = replace(order.sampling, max_tokens=self._room(order, len(prompt)))
         alarmed = await self.recorder.alarmed(order, plan, self.watch) if plan and self.rule.looks_back else frozenset()
-        held = self.rule.decide(order.wanted.hold, bool(order.wanted.interventions) and not order.inside, alarmed)
+        held = self.rule.decide(order.wanted.hold, bool(order.wanted.interventions), alarmed, order.inside)
         interventions = (*order.wanted.interventions, *(self.hold if held else ()))
         seed = secrets.randbits(63) if order.seed is None else order.seed
         read = self.catalog.panel is not None and (plan is not None or order.wanted.shown)

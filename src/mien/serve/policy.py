@@ -43,13 +43,14 @@ class Rule:
         """Whether it depends on what was read earlier in a conversation."""
         return self.policy in ("hold-on-alarm", "refuse")
 
-    def decide(self, asked: bool | None, steered: bool, alarmed: Set[str]) -> bool:
+    def decide(self, asked: bool | None, steered: bool, alarmed: Set[str], inside: bool = False) -> bool:
         """Whether an answer is held.
 
         Args:
             asked: what the request says of it.
             steered: whether the request brings interventions of its own.
             alarmed: kinds of alarm earlier in its conversation, `turn` and `drift`.
+            inside: it comes from the server's own page, which only those who may steer can open.
 
         Raises:
             Problem: it is not answered at all.
@@ -59,7 +60,7 @@ class Rule:
                 403, "This conversation left the character that this server keeps, and is not continued; begin a new "
                 "one.", code="conversation_drifted",
             )  # fmt: skip
-        if not self.clients_steer and (steered or asked is False):
+        if not self.clients_steer and not inside and (steered or asked is False):
             what = "interventions" if steered else "hold"
             raise Problem(403, f"mien.{what}: this server does not let requests decide that.", param=f"mien.{what}")
         if asked and not self.can_hold:

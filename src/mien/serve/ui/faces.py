@@ -20,8 +20,6 @@ from mien.serve.catalog import Catalog
 
 SMOOTH = 5
 """Tokens that a tint is averaged over while an answer is being written, as in `scanning.measure`."""
-UNIT_SIGMA = 2.0
-"""Of a direction that is known as a unit vector only, what one on its slider is, in sigma of ordinary answers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,20 +63,6 @@ def _has_layer(direction: Direction) -> bool:
     return True
 
 
-def unit(direction: Direction) -> float:
-    """What one on a direction's slider is, as a coef.
-
-    Coef 1 is the whole difference of means. Of a gauge that came without its direction only a unit vector is known,
-    which would push by one raw unit, so there one is `UNIT_SIGMA` of ordinary answers.
-    """
-    row = direction.vector[direction.layer]
-    if abs(float(row.norm()) - 1) > 1e-3 or direction.baseline is None:
-        return 1.0
-    marks = direction.baseline[direction.layer].double().numpy()
-    low, high = np.interp([0.1587, 0.8413], np.linspace(0, 1, len(marks)), marks)
-    return UNIT_SIGMA * float(high - low) / 2 or 1.0
-
-
 def pushes(catalog: Catalog, coefs: Mapping[str, float]) -> tuple[Intervention, ...]:
     """The sliders that are not at 0, as interventions at each direction's own layer.
 
@@ -88,7 +72,7 @@ def pushes(catalog: Catalog, coefs: Mapping[str, float]) -> tuple[Intervention, 
     from mien.interventions import Add
 
     wanted = [(catalog.direction(name), coef) for name, coef in coefs.items() if coef]
-    return tuple(Add(direction, coef=coef * unit(direction)) for direction, coef in wanted)
+    return tuple(Add(direction, coef=coef) for direction, coef in wanted)
 
 
 def pushed_words(coefs: Mapping[str, float]) -> tuple[str, ...]:

@@ -93,6 +93,8 @@ class Wiring:
         lanes = LANES.get(mode, ("plain",))
         drafts = [Draft(lane) for lane in lanes]
         writing = {at.message: "", at.send: gr.update(visible=False), at.stop: gr.update(visible=True)}
+        if not session.exchanges:
+            writing[at.past] = ""  # the welcome makes room
         yield {**writing, **self._growing(session, message, drafts)}
         problem: Problem | None = None
         try:
@@ -240,8 +242,10 @@ class Wiring:
         ]
         held = [a for e in session.exchanges for a in e.answers]
         past = view_chat.past(session.exchanges, lanes, face, step)
+        if not (past or session.busy):
+            past = view_chat.welcome(self._server.name)
         views = {
-            at.legend: view_chat.legend(name or None, step), at.past: past or view_chat.welcome(self._server.name),
+            at.legend: view_chat.legend(name or None, step), at.past: past,
             at.now: "", at.gauges: view_gauges.gauges(self._faces, needles, session.chosen),
             at.drift_title: self._drift_title(name, shown.values()) if face else "",
             at.drift: view_drift.drift(name, lines) if face else "",
