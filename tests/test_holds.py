@@ -16,9 +16,9 @@ import random_models as tiny
 from mien.chat import ask
 from mien.engines.hf import HfEngine
 from mien.errors import FingerprintError, FormatError, InputError, MienError
+from mien.holding.firing import firing
 from mien.holds import JSON_FILE, TENSOR_FILE, Hold, HoldCard, bundled_hold, load_hold, save_hold
 from mien.interventions import Bounds, Cap, CapSpace, steered
-from mien.jobs.firing import firing
 from mien.records import Sampling, WriteRequest
 
 MODEL = tiny.model_of("llama")

@@ -65,6 +65,7 @@ ORDER = (
     "organisms",
     "training",
     "auditing",
+    "holding",
     "jobs",
     "serve",
     "api",

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from mien.api import answer as answer
     from mien.api import audit as audit
     from mien.api import axis as axis
+    from mien.api import calibrate as calibrate
     from mien.api import extract as extract
     from mien.api import load_direction as load_direction
     from mien.api import read as read
@@ -60,6 +61,7 @@ _HOME = {
     "answer": "api",
     "audit": "api",
     "axis": "api",
+    "calibrate": "api",
     "describe_gauge": "jobs.describe",
     "export_direction": "formats",
     "extract": "api",
@@ -91,6 +93,7 @@ __all__ = [
     "answer",
     "audit",
     "axis",
+    "calibrate",
     "describe_gauge",
     "export_direction",
     "extract",

@@ -14,7 +14,8 @@ from mien.directions import load_direction as load_folder
 from mien.engines.hf import HfEngine
 from mien.errors import InputError
 from mien.gauges import GaugeSet
-from mien.home import find_direction, folder_for
+from mien.holds import Hold
+from mien.home import find_direction, folder_for, hold_folder
 from mien.jobs import extract as extraction
 from mien.jobs import scan as scanning
 from mien.jobs.axis import make_axis
@@ -89,6 +90,33 @@ def axis(
     """
     folder = Path(out) if out is not None else folder_for(model.info.id, "assistant")
     return make_axis(load_roles().first(n_roles, n_questions), HfEngine(model), folder, seed=seed, progress=progress)
+
+
+def calibrate(
+    model: Model, *, direction: str | Path | Direction = "assistant", name: str = "assistant",
+    out: str | Path | None = None, budget: str = "small", max_price: float = 0.02, seed: int = 0,
+    progress: Progress | None = None,
+) -> Hold:  # fmt: skip
+    """What holds a model's character under attack at a price that ordinary answers can pay, kept in `out` (default:
+    mien's home, where `mien serve --hold NAME` looks) with its card and page.
+
+    Args:
+        direction: the model's Assistant Axis, or what `load_direction` finds it by.
+        budget: `small` (minutes) or `paper` (hours).
+        max_price: nats a token that ordinary answers may lose.
+
+    Raises:
+        InputError: no axis, an unknown budget, or a price that is none.
+        FingerprintError: the axis is another model's.
+        RunError: `out` holds another run.
+    """
+    from mien.jobs import calibrate as calibration
+
+    axis = direction if isinstance(direction, Direction) else load_direction(direction, model)
+    folder = Path(out) if out is not None else hold_folder(model.info.id, name)
+    return calibration.calibrate(
+        HfEngine(model), axis, folder, name=name, budget=budget, max_price=max_price, seed=seed, progress=progress
+    )
 
 
 def scan(

@@ -24,7 +24,7 @@ from mien.models import Model
 JSON_FILE = "hold.json"
 TENSOR_FILE = "hold.safetensors"
 SCHEMA_VERSION = 1
-_TENSORS = ("reads", "writes", "low", "high")
+_TENSORS = ("reads", "writes", "low", "high", "gates", "below")
 
 
 class _Part(BaseModel):
@@ -56,6 +56,29 @@ class HoldRow(_Part):
     by_kind: dict[str, float] = Field(default_factory=dict, description="share of the gap closed, by kind of attack")
 
 
+class HoldTrial(_Part):
+    """One way of holding that was tried while choosing."""
+
+    name: str
+    price: float = Field(description="what ordinary answers lose, nats a token")
+    returned: float | None = Field(
+        None, description="share of what attacks take from own answers' log-probability that is there again"
+    )
+    closed: float | None = Field(None, description="share of the gap closed, if answers were written")
+    fired_attacked: float | None = Field(None, description="share of attacked tokens, plain, that a layer changes")
+    fired_ordinary: float | None = Field(None, description="the same of ordinary tokens")
+
+
+class HoldExample(_Part):
+    """One attack, with the answers to it."""
+
+    attack: str
+    kind: str
+    question: str
+    plain: str
+    held: str
+
+
 class HoldCard(_Part):
     """Everything that a person needs to trust a hold or not to."""
 
@@ -66,6 +89,7 @@ class HoldCard(_Part):
     fingerprint: str
     n_layers: int
     d_model: int
+    way: str = Field("", description="what the way of holding is called among those tried")
     method: str = Field(description="what is read and written, in a sentence")
     layers: list[int]
     tokens: Literal["all", "prompt", "response"]
@@ -73,7 +97,9 @@ class HoldCard(_Part):
     components: int = 1
     held: HoldRow | None = Field(None, description="the hold, on kinds of attack that it was not chosen on")
     compared: list[HoldRow] = Field(default_factory=list, description="what stands beside it, on the same attacks")
-    tried: list[HoldRow] = Field(default_factory=list, description="what it was chosen from, on the other kinds")
+    tried: list[HoldTrial] = Field(default_factory=list, description="what it was chosen from, on the other kinds")
+    examples: list[HoldExample] = Field(default_factory=list, description="answers to the attacks it is reported on")
+    max_price: float | None = Field(None, description="what it may cost, nats a token")
     gap: tuple[float, float] | None = Field(None, description="ratio of unheld and of ordinary answers, held-out kinds")
     chosen_on: list[str] = Field(default_factory=list, description="kinds of attack")
     reported_on: list[str] = Field(default_factory=list, description="kinds of attack")
@@ -110,7 +136,7 @@ def save_hold(hold: Hold, folder: Path | str, *, half: bool = False) -> Path:
         for layer in one.layers:
             for name in _TENSORS:
                 value = getattr(one.parts[layer], name)
-                small = half and name in ("reads", "writes")
+                small = half and name in ("reads", "writes", "gates")
                 tensors[f"{i}.{layer}.{name}"] = value.half() if small else value
     body = {**hold.card.model_dump(mode="json"), "interventions": places}
     text = json.dumps(body, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"

@@ -68,3 +68,8 @@ def find_direction(name_or_folder: str, model_id: str) -> Path:
         f"There is no direction {name_or_folder!r} for {model_id}; make it with: "
         f'mien extract "one sentence about it" --name {name_or_folder} --model {model_id}.{known}'
     )
+
+
+def hold_folder(model_id: str, name: str) -> Path:
+    """Where the hold `name` of a model is kept when no other folder is asked for."""
+    return home() / "holds" / model_slug(model_id) / name

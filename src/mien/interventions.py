@@ -172,7 +172,7 @@ class Cap(_OnDirection):
 @dataclass(frozen=True, eq=False)
 class Bounds:
     """What a `CapSpace` does at one layer: k numbers are read off the stream, each with a range of its own; what is
-    missing to the range is added along another vector.
+    missing to the range is added along another vector, if every gate is open.
 
     Raises, when made:
         InputError: shapes do not fit, or a number is NaN or infinite where it may not be.
@@ -186,9 +186,17 @@ class Bounds:
     """`[k]` float32; -inf: no floor."""
     high: torch.Tensor
     """`[k]` float32; inf: no ceiling."""
+    gates: torch.Tensor | None = None
+    """`[m, d]` float32: a gate is open where `<h, gates_j>` is below its limit; None: there are none."""
+    below: torch.Tensor | None = None
+    """`[m]` float32: the limits."""
 
     def __post_init__(self) -> None:
-        for name in ("reads", "writes", "low", "high"):
+        width = self.reads.shape[-1] if self.reads.ndim else 0
+        for name, absent in (("gates", torch.zeros(0, width)), ("below", torch.zeros(0))):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, absent)
+        for name in ("reads", "writes", "low", "high", "gates", "below"):
             value = getattr(self, name).detach().to("cpu", torch.float32, copy=True).contiguous()
             object.__setattr__(self, name, value)
         if self.reads.ndim != 2 or not len(self.reads) or self.reads.shape != self.writes.shape:
@@ -198,23 +206,38 @@ class Bounds:
             )
         if self.low.shape != self.reads.shape[:1] or self.high.shape != self.reads.shape[:1]:
             raise InputError(f"{len(self.reads)} rows need as many low and high bounds.")
+        self._check_gates()
         if not (torch.isfinite(self.reads).all() and torch.isfinite(self.writes).all()):
             raise InputError("The rows of a space must be finite.")
         if not (self.low <= self.high).all():  # NaN too
             raise InputError("A low bound of a space lies above its high bound, or is not a number.")
 
+    def _check_gates(self) -> None:
+        assert self.gates is not None
+        assert self.below is not None
+        if self.below.ndim != 1 or self.gates.shape != (len(self.below), self.reads.shape[1]):
+            raise InputError(
+                f"Gates are [m, {self.reads.shape[1]}] rows with m limits, not {list(self.gates.shape)} with "
+                f"{list(self.below.shape)}."
+            )
+        if not (torch.isfinite(self.gates).all() and torch.isfinite(self.below).all()):
+            raise InputError("The gates of a space and their limits must be finite.")
+
 
 @dataclass(frozen=True, eq=False)
 class CapSpace:
     """Hold several readings of the stream, at each layer, in their ranges: `h <- h + sum_i (clamp(p_i) - p_i) w_i` with
-    `p_i = <h, r_i>`; inside all ranges nothing changes.
+    `p_i = <h, r_i>`, where all gates are open; elsewhere, and inside all ranges, no bit changes.
 
-    What reads and what writes may differ. A reading that tells attacked answers from ordinary ones well seldom fires on
-    the ordinary ones; the difference of their means is what brings the stream back.
+    What reads and what writes may differ: a reading that tells attacked answers from ordinary ones seldom fires on the
+    ordinary ones, and need not be the direction that brings the stream back. With low equal to high this is an affine
+    map of low rank (as in ReFT, 2404.03592) where the gates are open (as in conditional steering, 2409.05907).
 
     Raises, when made:
         InputError: no layers, or unknown tokens.
     """
+
+    counts_firing: ClassVar[bool] = True
 
     parts: Mapping[int, Bounds]
     """By layer."""
@@ -238,38 +261,49 @@ class CapSpace:
 
     def check_model(self, info: ModelInfo) -> None:
         """Raises: FingerprintError: it was made for another model."""
-        if info.fingerprint != self.fingerprint:
+        if not info.takes(self.fingerprint):
             raise FingerprintError(
                 f"The hold was made for {self.model} (fingerprint {self.fingerprint[:12]}) and cannot be used on "
-                f"{info.id} (fingerprint {info.fingerprint[:12]}); hold {info.id} to a direction of its own."
+                f"{info.id} (fingerprint {info.fingerprint[:12]}); make one for it with mien calibrate {info.id}."
             )
 
     def edit(self, layer: int, h: torch.Tensor) -> torch.Tensor:
         wide, missing, writes = self._missing(layer, h)
-        for i, row in enumerate(writes):
-            wide = wide + missing[..., i : i + 1] * row
-        return wide.to(h.dtype)
+        new = (wide + missing @ writes).to(h.dtype)
+        return torch.where((missing != 0).any(-1, keepdim=True), new, h)
 
     def fires(self, layer: int, h: torch.Tensor) -> torch.Tensor:
-        """`[...]` bool: the positions of `h` `[..., d]` at which a reading lies outside its range."""
+        """`[...]` bool: the positions of `h` `[..., d]` that are changed."""
         return (self._missing(layer, h)[1] != 0).any(-1)
 
     def _missing(self, layer: int, h: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """`h` in float32 at least, what each reading lacks to its range `[..., k]`, and what is added for it."""
-        wide = h.to(torch.promote_types(h.dtype, torch.float32))
-        reads, writes, low, high = self._on(layer, wide.device)
-        # Products and sums, as in `Cap`: no autocast and no TF32 in them.
-        p = torch.stack([(wide * row).sum(-1) for row in reads], -1)
-        return wide, p.clamp(low, high) - p, writes
+        """`h` wide, what each reading lacks to its range `[..., k]` (0 where a gate is closed), what is added for it.
+
+        In float64, which neither autocast nor TF32 touches, and in which a position's numbers do not depend on how many
+        others are multiplied beside it: a gate must not open for a rounding. MPS has no float64, and no TF32.
+        """
+        wide = h.to(_exact(h.device))
+        reads, writes, low, high, gates, below = self._on(layer, h.device)
+        with torch.autocast(h.device.type, enabled=False):
+            p = wide @ reads.T
+            missing = p.clamp(low, high) - p
+            if len(below):
+                missing = torch.where((wide @ gates.T < below).all(-1, keepdim=True), missing, 0.0)
+        return wide, missing, writes
 
     def _on(self, layer: int, device: torch.device) -> tuple[torch.Tensor, ...]:
         """This layer's tensors on a device, moved once."""
         key = (layer, device)
         if key not in self._cast:
             part = self.parts[layer]
+            every = (part.reads, part.writes, part.low, part.high, part.gates, part.below)
             with torch.inference_mode(False):
-                self._cast[key] = tuple(t.to(device) for t in (part.reads, part.writes, part.low, part.high))
+                self._cast[key] = tuple(t.to(device, _exact(device)) for t in every if t is not None)
         return self._cast[key]
+
+
+def _exact(device: torch.device) -> torch.dtype:
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 @contextlib.contextmanager

@@ -20,6 +20,7 @@ _COMMANDS = {
     "serve": "an OpenAI-compatible server that watches every answer, alarms, and holds it",
     "chat": "the same in the terminal, gauges beside every answer",
     "axis": "roles to the Assistant Axis and the persona map",
+    "calibrate": "what holds a model's character under attack, and what that costs",
     "baseline": "your own quiet traffic to sigma and alarm limits",
     "organisms": "fine-tuning sets whose effect on the character is known",
     "gauge": "gauges fitted to labelled examples",

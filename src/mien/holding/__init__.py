@@ -1,0 +1,1 @@
+"""What a hold is made from, what it buys under attack, and what it costs."""

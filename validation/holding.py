@@ -1,0 +1,178 @@
+"""What holding a model's character buys and costs: written to docs/holding.md.
+
+    python validation/holding.py [--second-model]
+
+Calibrates the embedded model with the axis that `make bundle` leaves, and reports on attacks of other kinds; then the
+same hold on the kinds that it was chosen on. `--second-model` does it with Gemma-3-270M on a small number of attacks,
+which takes as long again. Runs are kept under `runs/validation/holding` and go on where they stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+REPO = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(REPO / "validation"), str(REPO / "benchmarks")]
+
+import machine_line  # noqa: E402
+
+from mien.attacks import load_attacks, load_price  # noqa: E402
+from mien.directions import load_direction  # noqa: E402
+from mien.engines.hf import HfEngine  # noqa: E402
+from mien.holding.bench import Bench  # noqa: E402
+from mien.holding.choosing import BUDGETS, Budget  # noqa: E402
+from mien.holding.trials import PLAIN, Method, Plan, ordinary_answers  # noqa: E402
+from mien.holds import Hold, HoldCard, HoldRow  # noqa: E402
+from mien.jobs.calibrate import calibrate  # noqa: E402
+from mien.models import load  # noqa: E402
+from mien.progress import Silent  # noqa: E402
+from mien.store import RunFolder  # noqa: E402
+
+BASE = REPO / "runs" / "validation" / "holding"
+FEW = Budget(
+    Plan(attacks=9, ordinary=8, ordinary_tokens=32),
+    Plan(attacks=12, ordinary=12, ordinary_tokens=32, tasks=12, requests=8),
+    roles=24, tokens=100, layers=3, marks=(5,), bands=1, depth=2, tries=1, strengths=(), finalists=1,
+)  # fmt: skip
+"""For the second model."""
+
+
+class Told(Silent):
+    """One line a step."""
+
+    def begin(self, what: str, total: int) -> None:
+        print(what, total, flush=True)
+
+    def note(self, text: str) -> None:
+        print(text, flush=True)
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1%}"
+
+
+def cells(row: HoldRow) -> list[str]:
+    """One way, measured."""
+    fired = "-" if row.fired_attacked is None else f"{share(row.fired_attacked)}, {share(row.fired_ordinary)}"
+    exact = "-" if row.exact is None else f"{row.exact:.0%}"
+    no = "-" if row.refused is None else f"{row.refused:.0%}"
+    return [
+        f"{row.ratio:+.2f}", f"{row.closed:.0%} ({row.closed_low:.0%} to {row.closed_high:.0%})",
+        f"{row.axis:+.2f} ({row.axis_low:+.2f} to {row.axis_high:+.2f})",
+        f"{row.price:.4f} ({row.price_low:.4f} to {row.price_high:.4f})", exact, no, fired, f"{row.plain:.2f}",
+        f"{row.repeated:.0%}",
+    ]  # fmt: skip
+
+
+HEAD = ["held by", "ratio, nats a token", "gap closed", "axis, sigma", "price, nats a token", "tasks right",
+        "requests refused", "fires: attacked, ordinary", "log-probability of answers", "repeated"]  # fmt: skip
+
+
+def reported(card: HoldCard) -> str:
+    """The hold beside what stands beside it."""
+    assert card.held is not None
+    plain = [r for r in card.compared if r.name == PLAIN.name]
+    rest = [r for r in card.compared if r.name != PLAIN.name]
+    rows = [[r.name, *cells(r)] for r in [*plain, *rest]] + [[f"**{card.held.name}** (chosen)", *cells(card.held)]]
+    return table(HEAD, rows)
+
+
+def by_kind(card: HoldCard) -> str:
+    """Share of the gap closed."""
+    assert card.held is not None
+    others = [r for r in card.compared if r.name != PLAIN.name]
+    rows = [
+        [kind.replace("_", " "), f"{value:.0%}", *(f"{r.by_kind.get(kind, 0):.0%}" for r in others)]
+        for kind, value in card.held.by_kind.items()
+    ]
+    return table(["kind", "the hold", *(r.name.split(":")[0].split(" (")[0] for r in others)], rows)
+
+
+def tried(card: HoldCard) -> str:
+    """Everything that the hold was chosen from."""
+    rows = [
+        [
+            t.name,
+            f"{t.price:.4f}",
+            share(t.returned),
+            share(t.closed),
+            f"{share(t.fired_attacked)}, {share(t.fired_ordinary)}",
+        ]
+        for t in sorted(card.tried, key=lambda t: -(t.returned or 0.0))
+    ]
+    return table(["way", "price, nats a token", "returned", "gap closed", "fires: attacked, ordinary tokens"], rows)
+
+
+def again(card: HoldCard) -> str:
+    """How wide the gates are at last."""
+    if not card.way.startswith("on alarm") or card.percentile is None:
+        return ""
+    return f" Made again from all that is for choosing, its gates open on {card.percentile:g} % of ordinary tokens."
+
+
+def remarks(card: HoldCard) -> str:
+    return "\n".join(f"- {remark}" for remark in card.remarks)
+
+
+def seen(hold: Hold, engine: HfEngine, axis_folder: Path) -> str:
+    """The hold on the kinds of attack that it was chosen on: what choosing flatters."""
+    plan = replace(BUDGETS["small"].report, ordinary=1)
+    with RunFolder(BASE / "seen-kinds", {"job": "seen kinds", "way": hold.card.way, "model": engine.info.id}) as run:
+        bench = Bench(engine, load_direction(axis_folder), load_attacks().halves()[0], load_price(),
+                      ordinary_answers(plan.longest, 1, 2), plan, run, "seen", 0, Told())  # fmt: skip
+        row = bench.measure(Method(hold.card.way, hold.interventions), whole=False)
+        answers = len(bench.trials)
+    return f"Gap closed: {cells(row)[1]}, over {answers} attacks.\n\n" + table(
+        ["kind", "gap closed"], [[kind.replace("_", " "), f"{value:.0%}"] for kind, value in row.by_kind.items()]
+    )
+
+
+def second_model() -> str:
+    """Gemma-3-270M, a base model, on a small number of attacks."""
+    from one import gemma
+
+    folder = REPO / "runs" / "validation" / "watching" / "gemma-axis"
+    if not (folder / "card.json").exists():
+        return "Not run: `python validation/watching.py --second-reader` makes the axis."
+    hold = calibrate(HfEngine(load(gemma())), load_direction(folder), BASE / "gemma", budget=FEW, progress=Told())
+    return f"{remarks(hold.card)}\n\n{reported(hold.card)}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--second-model", action="store_true")
+    chosen = parser.parse_args()
+    axis = REPO / "runs" / "bundle" / "axis"
+    engine = HfEngine(load())
+    hold = calibrate(engine, load_direction(axis), BASE / "smollm2-135m", progress=Told())
+    kept = BASE / "second-model.md"
+    if chosen.second_model:
+        kept.write_text(second_model(), "utf-8")
+    on_seen = seen(hold, engine, axis)
+    card = hold.card
+    assert card.gap is not None
+    parts = {
+        "machine": "\n".join(machine_line.lines()), "remarks": remarks(card), "reported": reported(card),
+        "kinds": by_kind(card), "tried": tried(card), "seen": on_seen,
+        "gap": f"{card.gap[0]:+.2f} against {card.gap[1]:+.2f} nats a token", "way": card.way, "told": card.method,
+        "again": again(card),
+        "second": kept.read_text("utf-8") if kept.exists() else "Not run yet (`--second-model`).",
+    }  # fmt: skip
+    text = (REPO / "validation" / "holding.md.in").read_text("utf-8")
+    for name, value in parts.items():
+        text = text.replace("{" + name + "}", value)
+    (REPO / "docs" / "holding.md").write_text(text, "utf-8")
+    print("written to docs/holding.md")
+
+
+if __name__ == "__main__":
+    main()
