@@ -20,6 +20,11 @@ def pytest_configure() -> None:
     os.environ["TRANSFORMERS_OFFLINE"] = "1"
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # The same examples in every run; `HYPOTHESIS_PROFILE=default` looks for new ones.
+    from hypothesis import settings
+
+    settings.register_profile("same", derandomize=True)
+    settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 
 def find_reference_data() -> Path | None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom, binomtest
 
@@ -209,6 +209,7 @@ def test_shares_in_words(value: float | None, said: str) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 3000), st.floats(0.0005, 0.9995))
+@example(1, 0.984375)
 def test_what_chance_makes_is_the_binomial_range(n: int, rate: float) -> None:
     assert chance_range(n, rate) == (
         int(binom.ppf(0.025, n, rate)) if n else 0,

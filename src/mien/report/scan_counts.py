@@ -122,7 +122,7 @@ def chance_range(n: int, rate: float) -> tuple[int, int]:
         if total >= 0.975:
             return max(low, 0), at
         at += 1
-    return max(low, 0), n
+    return n if low < 0 else low, n
 
 
 def by_model(report: ScanReport, view: View) -> list[tuple[str | None, int, Share]]:
