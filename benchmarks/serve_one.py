@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 
 from mien.engines.hf_live_engine import HfLiveEngine
+from mien.machine import apart
 from mien.models import load
 from mien.serve.app import create_app
 from mien.serve.catalog import Catalog
@@ -18,16 +19,17 @@ from mien.serve.server import Server, Settings
 FIVE = ("assistant", "impolite", "sentience_claiming", "sycophantic", "delusion_feeding")
 
 mode, port = sys.argv[1], int(sys.argv[2])
-model = load()
+model = apart(load)
 with tempfile.TemporaryDirectory() as folder:
     settings = Settings(
         port=port, ui=False, database=f"sqlite:///{Path(folder) / 'history.db'}", limits=Limits(queue=256),
         gauges=FIVE, hold="assistant" if mode == "held" else None,
     )  # fmt: skip
     if mode == "unwatched":
-        server = Server(model, settings, HfLiveEngine(model, {}, max_rows=settings.max_rows))
+        engine = HfLiveEngine(model, {}, max_rows=settings.max_rows)
+        server = apart(lambda: Server(model, settings, engine))
         server.catalog = Catalog(None, (), {})
         server.checker = Checker(model, server.catalog, settings.limits, server.name)
     else:
-        server = Server(model, settings)
+        server = apart(lambda: Server(model, settings))
     Runner(create_app(server), server, lambda: print("ready", flush=True)).run([listen(settings.host, port)])

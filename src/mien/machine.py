@@ -8,15 +8,42 @@ import contextlib
 import json
 import os
 import platform
+import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from mien.home import cache_dir as cache_dir
+
+T = TypeVar("T")
+
+
+def apart(work: Callable[[], T]) -> T:
+    """Do what is done once in a thread that ends with it.
+
+    OpenMP's worker threads belong to the thread that first needed them. Where two sets of them stand on the same cores,
+    both go to sleep after every operation instead of waiting a moment for the next, and a small model's steps take
+    twice as long. So whoever leaves the steady work to another thread does not keep a set of its own.
+    """
+    found: list[T] = []
+    failed: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            found.append(work())
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=run, name="mien-apart", daemon=True)
+    thread.start()
+    thread.join()
+    if failed:
+        raise failed[0]
+    return found[0]
 
 
 def best_dtype(device: str) -> torch.dtype:

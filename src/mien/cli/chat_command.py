@@ -52,6 +52,7 @@ def command(
     Nothing is kept. An empty line or the end of input ends the conversation.
     """
     require_extra()
+    from mien.machine import apart
     from mien.records import Message, Sampling
     from mien.serve.conductor import Limits
     from mien.serve.server import Server, Settings, require_names
@@ -61,7 +62,7 @@ def command(
         database="sqlite://", limits=Limits(max_tokens=max_tokens), max_rows=4,
     )  # fmt: skip
     log_to_stderr(logging.ERROR)  # alarms stand beside the answers
-    server = Server(load_model(model, adapter, device, dtype, quiet), settings)
+    server = apart(lambda: Server(load_model(model, adapter, device, dtype, quiet), settings))
     head = [Message("system", system)] if system else []
     talk = _Talk(server, head, Sampling(max_tokens, temperature), seed, as_json, quiet)
     asyncio.run(talk.run())

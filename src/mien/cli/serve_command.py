@@ -106,6 +106,7 @@ def command(
 ) -> None:  # fmt: skip
     """Serve MODEL (hub id, folder or GGUF file) behind OpenAI's API: watch every answer, alarm, and hold it."""
     require_extra()
+    from mien.machine import apart
     from mien.serve.app import create_app
     from mien.serve.running import Runner, listen
     from mien.serve.security import load_keys, require_safe
@@ -117,7 +118,7 @@ def command(
         port = socket.getsockname()[1]
         settings = settings_of(options, keys, port)
         log_to_stderr(logging.ERROR if quiet else logging.INFO)
-        server = Server(load_model(model, adapter, device, dtype, quiet), settings)
+        server = apart(lambda: Server(load_model(model, adapter, device, dtype, quiet), settings))
         try:
             app = create_app(server)
             runner = Runner(app, server, lambda: _tell(server, app.state.ui, as_json, quiet))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
+from functools import partial
 from types import TracebackType
 
 import torch
@@ -47,9 +48,7 @@ class HfLiveEngine:
         prefill_tokens: int = 512,
     ) -> None:
         self._info = model.info
-        self._batch = LiveBatch(
-            model, probes, max_rows=max_rows, cache_tokens=cache_tokens, prefill_tokens=prefill_tokens
-        )
+        self._batch: LiveBatch
         self._wake = threading.Condition()
         # What other threads touch, under the condition's lock.
         self._sinks: dict[str, Sink] = {}
@@ -57,8 +56,16 @@ class HfLiveEngine:
         self._given_up: list[str] = []
         self._load = Load(0, 0, 0)
         self._closing = False
-        self._thread = threading.Thread(target=self._work, name="mien-live", daemon=True)
+        make = partial(
+            LiveBatch, model, probes, max_rows=max_rows, cache_tokens=cache_tokens, prefill_tokens=prefill_tokens
+        )
+        self._failed: BaseException | None = None
+        made = threading.Event()
+        self._thread = threading.Thread(target=self._work, args=(make, made), name="mien-live", daemon=True)
         self._thread.start()
+        made.wait()
+        if self._failed is not None:
+            raise self._failed
 
     def __enter__(self) -> HfLiveEngine:
         return self
@@ -113,7 +120,15 @@ class HfLiveEngine:
         if not inside:
             self._thread.join()
 
-    def _work(self) -> None:
+    def _work(self, make: Callable[[], LiveBatch], made: threading.Event) -> None:
+        try:
+            # In this thread, which does all of the arithmetic: see `machine.apart`.
+            self._batch = make()
+        except BaseException as error:
+            self._failed = error
+            return
+        finally:
+            made.set()
         try:
             while self._turn():
                 pass
