@@ -83,7 +83,7 @@ def test_what_the_page_shows_is_what_the_api_says(page: Visitor, api: Api) -> No
 
 
 def test_drift_is_alarmed_and_leads_to_its_history(page: Visitor) -> None:
-    page.sample(0.5, 30)
+    page.sample(0, 30)
     page.instruct("SHOUT!")
     for question in tiny.QUESTIONS[:3]:
         page.say(question)
