@@ -27,24 +27,16 @@ if TYPE_CHECKING:
     from mien.api import scan as scan
     from mien.api import screen as screen
     from mien.api import train as train
-    from mien.card import Card as Card
     from mien.directions import Direction as Direction
-    from mien.directions import save_direction as save_direction
     from mien.errors import MienError as MienError
     from mien.formats import export_direction as export_direction
     from mien.formats import import_direction as import_direction
-    from mien.gauges import load_gauges as load_gauges
-    from mien.gauges import save_gauges as save_gauges
     from mien.interventions import Ablate as Ablate
     from mien.interventions import Add as Add
     from mien.interventions import Cap as Cap
     from mien.interventions import steered as steered
-    from mien.jobs.describe import describe_gauge as describe_gauge
-    from mien.jobs.fit import fit_gauge as fit_gauge
     from mien.models import load as load
     from mien.models import wrap as wrap
-    from mien.spec import TraitSpec as TraitSpec
-    from mien.spec import load_spec as load_spec
     from mien.training.prevent import PreventShift as PreventShift
 
 __version__ = "0.1.0"
@@ -53,27 +45,19 @@ _HOME = {
     "Ablate": "interventions",
     "Add": "interventions",
     "Cap": "interventions",
-    "Card": "card",
     "Direction": "directions",
     "MienError": "errors",
     "PreventShift": "training.prevent",
-    "TraitSpec": "spec",
     "answer": "api",
     "audit": "api",
     "axis": "api",
     "calibrate": "api",
-    "describe_gauge": "jobs.describe",
     "export_direction": "formats",
     "extract": "api",
-    "fit_gauge": "jobs.fit",
     "import_direction": "formats",
     "load": "models",
     "load_direction": "api",
-    "load_gauges": "gauges",
-    "load_spec": "spec",
     "read": "api",
-    "save_direction": "directions",
-    "save_gauges": "gauges",
     "scan": "api",
     "screen": "api",
     "steered": "interventions",
@@ -85,27 +69,19 @@ __all__ = [
     "Ablate",
     "Add",
     "Cap",
-    "Card",
     "Direction",
     "MienError",
     "PreventShift",
-    "TraitSpec",
     "answer",
     "audit",
     "axis",
     "calibrate",
-    "describe_gauge",
     "export_direction",
     "extract",
-    "fit_gauge",
     "import_direction",
     "load",
     "load_direction",
-    "load_gauges",
-    "load_spec",
     "read",
-    "save_direction",
-    "save_gauges",
     "scan",
     "screen",
     "steered",
