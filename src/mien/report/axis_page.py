@@ -7,12 +7,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mien.errors import RunError
 from mien.report import axis_charts, axis_words, words
 from mien.report.axis_data import AxisReport
 from mien.report.axis_map import map_data
-from mien.report.page import embed, render
-from mien.store import write_atomic
+from mien.report.page import embed, render, write_page
 
 PAGE_NAME = "axis.html"
 
@@ -37,8 +35,4 @@ def write_axis_page(report: AxisReport, folder: str | Path) -> Path:
     Raises:
         RunError: the folder is missing or cannot be written.
     """
-    path = Path(folder) / PAGE_NAME
-    if not path.parent.is_dir():
-        raise RunError(f"Cannot write {path.name}: there is no folder {path.parent}. Create it first.")
-    write_atomic(path, render_axis(report))
-    return path
+    return write_page(render_axis(report), Path(folder) / PAGE_NAME)

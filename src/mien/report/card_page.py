@@ -11,10 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mien.card import Card
-from mien.errors import RunError
 from mien.report import card_charts, card_words, words
-from mien.report.page import render
-from mien.store import write_atomic
+from mien.report.page import render, write_page
 
 PAGE_NAME = "card.html"
 _LEAD = 700
@@ -52,11 +50,7 @@ def write_card_page(card: Card, folder: str | Path) -> Path:
     Raises:
         RunError: the folder is missing or cannot be written.
     """
-    path = Path(folder) / PAGE_NAME
-    if not path.parent.is_dir():
-        raise RunError(f"Cannot write {path.name}: there is no folder {path.parent}. Create it first.")
-    write_atomic(path, render_card(card))
-    return path
+    return write_page(render_card(card), Path(folder) / PAGE_NAME)
 
 
 def cut(text: str) -> tuple[str, str]:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mien.errors import RunError
 from mien.holds import HoldCard
 from mien.report import hold_charts, hold_words, words
 from mien.report.card_page import cut
-from mien.report.page import render
-from mien.store import write_atomic
+from mien.report.page import render, write_page
 
 PAGE_NAME = "hold.html"
 
@@ -33,8 +31,4 @@ def write_hold_page(card: HoldCard, folder: str | Path) -> Path:
     Raises:
         RunError: the folder is missing or cannot be written.
     """
-    path = Path(folder) / PAGE_NAME
-    if not path.parent.is_dir():
-        raise RunError(f"Cannot write {path.name}: there is no folder {path.parent}. Create it first.")
-    write_atomic(path, render_hold(card))
-    return path
+    return write_page(render_hold(card), Path(folder) / PAGE_NAME)

@@ -14,9 +14,13 @@ import json
 import re
 from collections.abc import Sequence
 from importlib.resources import files
+from pathlib import Path
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
+
+from mien.errors import RunError
+from mien.store import write_atomic
 
 # Controls that a browser may drop, mangle or obey: C0 and C1 except tab and newline, lone surrogates, and the marks
 # that override the direction of the text after them.
@@ -90,3 +94,15 @@ def render(template: str, *, styles: Sequence[str] = (), scripts: Sequence[str] 
     # Both are ours and must reach the page byte for byte, or their hashes would not match.
     given = {"style": Markup(style), "script": Markup(script), "policy": policy}  # noqa: S704
     return _environment().get_template(template).render(**given, **context)
+
+
+def write_page(text: str, path: Path) -> Path:
+    """Write a page into an existing folder, whole or not at all, and return its path.
+
+    Raises:
+        RunError: the folder is missing or cannot be written.
+    """
+    if not path.parent.is_dir():
+        raise RunError(f"Cannot write {path.name}: there is no folder {path.parent}. Create it first.")
+    write_atomic(path, text)
+    return path

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mien.errors import RunError
 from mien.report import scan_charts, scan_counts, scan_embed, scan_words, words
-from mien.report.page import embed, render
+from mien.report.page import embed, render, write_page
 from mien.report.scan_data import ScanReport
-from mien.store import write_atomic
 
 PAGE_NAME = "report.html"
 
@@ -49,8 +47,4 @@ def write_scan_page(report: ScanReport, folder: str | Path) -> Path:
     Raises:
         RunError: the folder is missing or cannot be written.
     """
-    path = Path(folder) / PAGE_NAME
-    if not path.parent.is_dir():
-        raise RunError(f"Cannot write {path.name}: there is no folder {path.parent}. Create it first.")
-    write_atomic(path, render_scan(report))
-    return path
+    return write_page(render_scan(report), Path(folder) / PAGE_NAME)

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mien.errors import RunError
 from mien.report import screen_charts, screen_words, words
 from mien.report.card_page import cut
-from mien.report.page import render
+from mien.report.page import render, write_page
 from mien.report.screen_data import ScreenReport
-from mien.store import write_atomic
 
 PAGE_NAME = "report.html"
 
@@ -33,8 +31,4 @@ def write_screen_page(report: ScreenReport, folder: str | Path) -> Path:
     Raises:
         RunError: the folder is missing or cannot be written.
     """
-    path = Path(folder) / PAGE_NAME
-    if not path.parent.is_dir():
-        raise RunError(f"Cannot write {path.name}: there is no folder {path.parent}. Create it first.")
-    write_atomic(path, render_screen(report))
-    return path
+    return write_page(render_screen(report), Path(folder) / PAGE_NAME)
