@@ -406,6 +406,17 @@ def test_scores_are_those_of_one_plain_pass(
             np.testing.assert_allclose(got, wanted, atol=1e-4, rtol=1e-4)
 
 
+def test_equal_requests_get_the_very_same_scores() -> None:
+    """To the last bit, whoever stands beside them."""
+    engine = HfEngine(tiny.model_of("llama"), max_rows=3)
+    one, other = ScoreRequest(CHATTING[0], "I am in here."), ScoreRequest(CHATTING[5], "I am in here, and over there.")
+    rows = engine.logprobs([one, other, ScoreRequest(CHATTING[1], "Me."), one, ScoreRequest((), "The sea."), one])
+    np.testing.assert_array_equal(rows[0], rows[3])
+    np.testing.assert_array_equal(rows[0], rows[5])
+    assert [len(row) for row in rows] == [len(engine.logprobs([r])[0]) for r in (
+        one, other, ScoreRequest(CHATTING[1], "Me."), one, ScoreRequest((), "The sea."), one)]  # fmt: skip
+
+
 def test_rows_go_apart_where_that_saves_padding() -> None:
     assert hf.alike([40, 40, 2, 40, 3, 2, 1]) == [[2, 4, 5, 6], [0, 1, 3]]
     assert hf.alike([40, 38, 40]) == [[0, 1, 2]]

@@ -279,13 +279,11 @@ def judge_group(bench: Bench, job: Job) -> Found:
     for trait in TRAITS:
         judge = LikelihoodJudge(engine, engine, load_library(trait))
         pairs = len(judge.spec.instructions)
-        every = [(key, i, rollout) for key in keys for i, rollout in enumerate(answers[key])]
-        # The same words are judged once: scores of one answer differ in the last digits between batches.
-        fresh = {(i, rollout.response_ids): rollout for _, i, rollout in reversed(every)}
-        raw = judge.raw(list(fresh.values()), [i % pairs for i, _ in fresh])
-        scores = dict(zip(fresh, raw, strict=True))
-        for key in keys:
-            found[key][trait] = [scores[i, rollout.response_ids] for i, rollout in enumerate(answers[key])]
+        every = [rollout for key in keys for rollout in answers[key]]
+        count = len(answers["base"])
+        raw = judge.raw(every, [i % pairs for i in range(count)] * len(keys))
+        for n, key in enumerate(keys):
+            found[key][trait] = raw[n * count : (n + 1) * count]
     return {"scores": found}
 
 

@@ -97,19 +97,14 @@ def by_likelihood(
         plain: its own answers to ordinary questions, by which sound text is told.
     """
     rises = []
-    # The same words are judged once: scores of one answer differ in the last digits between batches.
-    other = [i for i, (a, b) in enumerate(zip(base, tuned, strict=True)) if a.response_ids != b.response_ids]
     for name in TRAITS:
-        show.begin(f"judging {name}", len(base) + len(other))
+        show.begin(f"judging {name}", 2 * len(base))
         judge = LikelihoodJudge(engine, engine, load_library(name), max_tokens=_TOKENS)
-        # One call for both, by the same pairs, so that each probe's prompts are run once.
+        # One call for both, by the same pairs: each probe's prompts are run once, and the same words score alike.
         pairs = len(judge.spec.instructions)
-        raw = judge.raw([*base, *(tuned[i] for i in other)], [i % pairs for i in (*range(len(base)), *other)])
-        before, after = list(raw[: len(base)]), list(raw[: len(base)])
-        for i, score in zip(other, raw[len(base) :], strict=True):
-            after[i] = score
-        rises.append(_rise(name, before, after, np.random.default_rng(seed)))
-        show.advance(len(base) + len(other))
+        raw = judge.raw([*base, *tuned], [i % pairs for i in range(len(base))] * 2)
+        rises.append(_rise(name, raw[: len(base)], raw[len(base) :], np.random.default_rng(seed)))
+        show.advance(2 * len(base))
     show.begin("judging coherence", 2)
     scale = fit_coherence(engine, plain, seed)
     shares = tuple(_incoherent(engine, answers, scale) for answers in (base, tuned))

@@ -81,11 +81,14 @@ class HfEngine:
     def logprobs(
         self, requests: Sequence[ScoreRequest], interventions: Sequence[Intervention] = ()
     ) -> list[np.ndarray]:
-        """Every distinct conversation is run once, and its keys and values serve all the answers scored after it."""
+        """Every distinct conversation is run once, and its keys and values serve all the answers scored after it. Equal
+        requests are scored once: between batches the last digits differ, and the same words must get the same score.
+        """
         require_fit(interventions, self.info)
-        results: list[np.ndarray | None] = [None] * len(requests)
         prompts = {c: self.model.chat.prompt_ids(c) for c in {r.conversation for r in requests} if c}
-        pairs = [self._pair(request, prompts) for request in requests]
+        asked = [self._pair(request, prompts) for request in requests]
+        pairs = list(dict.fromkeys(asked))
+        results: dict[tuple[tuple[int, ...], tuple[int, ...]], np.ndarray] = {}
         self._check_ids(prompt + answer for prompt, answer in pairs)
         # Prompts that begin alike side by side, since they share passes; running text, after one token, on its own.
         order = sorted(range(len(pairs)), key=lambda i: (pairs[i][0], len(pairs[i][1]), i))
@@ -96,9 +99,8 @@ class HfEngine:
             part = [i for i in order if (len(pairs[i][0]) == 1) is running]
             for chunk in self._chunks(part, lengths, self.read_tokens):
                 rows = self._score_chunk([pairs[i] for i in chunk], interventions)
-                for i, row in zip(chunk, rows, strict=True):
-                    results[i] = row
-        return [row for row in results if row is not None]
+                results |= zip([pairs[i] for i in chunk], rows, strict=True)
+        return [results[pair] for pair in asked]
 
     def _pair(
         self, request: ScoreRequest, prompts: dict[Conversation, tuple[int, ...]]
