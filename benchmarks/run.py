@@ -9,13 +9,11 @@ with the lowest and highest. What was measured is kept in `runs/bench.json`; `--
 from __future__ import annotations
 
 import argparse
-import gc
 import json
 import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -24,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import cases
 import machine_line
 import others
+import pairs
 import scan_cases
 
 REPO = Path(__file__).resolve().parent.parent
@@ -46,24 +45,9 @@ class Row:
     bound: str
 
 
-def paired(a: Callable[[], object], b: Callable[[], object], repeats: int) -> list[float]:
-    """`time(a) / time(b)` of `repeats` pairs, after one warm-up of each, order alternating."""
-    a(), b()
-    ratios = []
-    for i in range(repeats):
-        times = {}
-        for run in (a, b) if i % 2 == 0 else (b, a):
-            gc.collect()
-            start = time.perf_counter()
-            run()
-            times[run] = time.perf_counter() - start
-        ratios.append(times[a] / times[b])
-    return ratios
-
-
 def timed_row(case: cases.Case, repeats: int) -> Row:
     """Run one case."""
-    ratios = paired(case.ours, case.against, case.repeats or repeats)
+    ratios = [a / b for a, b in pairs.seconds(case.ours, case.against, case.repeats or repeats)]
     median = statistics.median(ratios)
     shown = f"{median:.2f} x ({min(ratios):.2f} to {max(ratios):.2f}, {len(ratios)} pairs)"
     print(f"{case.what}: {shown}", flush=True)

@@ -127,8 +127,8 @@ def test_what_is_written_under_a_space_is_what_a_forward_pass_gives() -> None:
 
 
 def test_firing_counts_the_slots_that_are_looked_at() -> None:
-    always = Bounds(torch.zeros(1, WIDTH), torch.zeros(1, WIDTH), torch.tensor([1.0]), torch.tensor([2.0]))
-    never = Bounds(torch.zeros(1, WIDTH), torch.zeros(1, WIDTH), torch.tensor([-1.0]), torch.tensor([2.0]))
+    always = Bounds(torch.zeros(1, WIDTH), torch.ones(1, WIDTH), torch.tensor([1.0]), torch.tensor([2.0]))
+    never = Bounds(torch.zeros(1, WIDTH), torch.ones(1, WIDTH), torch.tensor([-1.0]), torch.tensor([2.0]))
     texts = [((5, 6, 7), (8, 9)), ((4,), (3, 2, 1))]
 
     def share(tokens: str, **parts: Bounds) -> float | None:
@@ -141,7 +141,7 @@ def test_firing_counts_the_slots_that_are_looked_at() -> None:
     # Only the floor of a reading of the stream itself decides: half of the positions lie under the median.
     row = DIRECTION.unit(1)[None]
     seen: list[torch.Tensor] = []
-    probe = CapSpace({1: Bounds(row, row * 0, torch.tensor([0.0]), torch.tensor([float("inf")]))}, "m",
+    probe = CapSpace({1: Bounds(row, row, torch.tensor([0.0]), torch.tensor([float("inf")]))}, "m",
                      MODEL.info.fingerprint, tokens="prompt")  # fmt: skip
     for prompt, answer in texts:
         with torch.inference_mode():

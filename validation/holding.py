@@ -18,6 +18,7 @@ REPO = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(REPO / "validation"), str(REPO / "benchmarks")]
 
 import machine_line  # noqa: E402
+import template  # noqa: E402
 
 from mien.attacks import load_attacks, load_price  # noqa: E402
 from mien.directions import load_direction  # noqa: E402
@@ -167,10 +168,7 @@ def main() -> None:
         "again": again(card),
         "second": kept.read_text("utf-8") if kept.exists() else "Not run yet (`--second-model`).",
     }  # fmt: skip
-    text = (REPO / "validation" / "holding.md.in").read_text("utf-8")
-    for name, value in parts.items():
-        text = text.replace("{" + name + "}", value)
-    (REPO / "docs" / "holding.md").write_text(text, "utf-8")
+    (REPO / "docs" / "holding.md").write_text(template.fill("holding", parts), "utf-8")
     print("written to docs/holding.md")
 
 

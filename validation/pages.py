@@ -15,6 +15,7 @@ from mien.store import Stage
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 import machine_line
+import template
 
 REPO = Path(__file__).resolve().parent.parent
 
@@ -141,8 +142,7 @@ def write(repo: Path, questions: int) -> Path:
         ],
     }
     tables = {key: "\n".join(row for row in rows if row) for key, rows in sections.items()}
-    template = (repo / "validation" / "validation.md.in").read_text()
-    text = template.format(machine="\n".join(machine_line.lines()), questions=questions, **tables)
+    parts = {"machine": "\n".join(machine_line.lines()), "questions": str(questions), **tables}
     path = repo / "docs" / "validation.md"
-    path.write_text(text)
+    path.write_text(template.fill("validation", parts), "utf-8")
     return path

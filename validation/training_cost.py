@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import gc
 import tempfile
-import time
-from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pairs
 import torch
 from training_plan import Job, set_name
 
@@ -32,19 +30,6 @@ if TYPE_CHECKING:
 
 REPEATS = 15
 RECORDS = 16
-
-
-def pairs(a: Callable[[], object], b: Callable[[], object], repeats: int) -> Iterator[tuple[float, float]]:
-    """Seconds of both, one after the other, the first in turns; after a warm-up of each."""
-    a(), b()
-    for i in range(repeats):
-        times = {}
-        for run in (a, b) if i % 2 == 0 else (b, a):
-            gc.collect()
-            start = time.perf_counter()
-            run()
-            times[run] = time.perf_counter() - start
-        yield times[a], times[b]
 
 
 def measure_cost(bench: Bench, job: Job) -> dict[str, Any]:
@@ -85,7 +70,7 @@ def measure_cost(bench: Bench, job: Job) -> dict[str, Any]:
         methods = {"plain": lambda: step(net(**bare).loss), "prevent": prevented,
                    "inoculate": lambda: step(net(**told).loss), "kl": divergent}  # fmt: skip
         for name, run in methods.items():
-            found[name] = list(pairs(run, lambda: step(net(**bare).loss), REPEATS))
+            found[name] = list(pairs.seconds(run, lambda: step(net(**bare).loss), REPEATS))
     return {"steps": found, "tokens": int(bare["attention_mask"].sum()), "screen": _screening(bench)}
 
 
@@ -103,4 +88,4 @@ def _screening(bench: Bench) -> list[tuple[float, float]]:
             for number, group in enumerate([records] if together else [[record] for record in records]):
                 measure(screen, group, True, number)
 
-    return list(pairs(lambda: run(True), lambda: run(False), 3))
+    return list(pairs.seconds(lambda: run(True), lambda: run(False), 3))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import machine_line
 import numpy as np
+import template
 from training_plan import FULL, MIX, TRAITS, Size, audits, set_name, trainings
 from training_rows import (
     Kept,
@@ -308,8 +308,7 @@ def write(base: Path, size: Size, out: Path) -> None:
         "gate": gate_table(kept), "three": gate_table(kept, TRAITS), "names": gate_names(kept),
         "audits": audits_table(kept),
     }  # fmt: skip
-    text = (Path(__file__).parent / "training.md.in").read_text("utf-8")
-    text = re.sub(r"\{(\w+)\}", lambda found: parts[found[1]], text)
+    text = template.fill("training", parts)
     if size is not FULL:
         text = f"*A trial run with little of everything.*\n\n{text}"
     out.write_text(text, "utf-8")

@@ -20,6 +20,7 @@ REPO = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(REPO / "validation"), str(REPO / "benchmarks")]
 
 import machine_line  # noqa: E402
+import template  # noqa: E402
 from labelled import Labels, auc_with_interval, read_labels  # noqa: E402
 from scipy.stats import spearmanr  # noqa: E402
 
@@ -304,10 +305,7 @@ def main() -> None:
         "judge": judge_table(files, model, gauges, chosen.judge), "alarms": alarms_table(gauges),
         "second": kept.read_text("utf-8") if kept.exists() else "Not run yet (`--second-reader`).",
     }  # fmt: skip
-    text = (REPO / "validation" / "watching.md.in").read_text("utf-8")
-    for name, value in parts.items():
-        text = text.replace("{" + name + "}", value)
-    (REPO / "docs" / "watching.md").write_text(text, "utf-8")
+    (REPO / "docs" / "watching.md").write_text(template.fill("watching", parts), "utf-8")
     print("written to docs/watching.md")
 
 

@@ -7,23 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
 
 import torch
 
+from mien.engines.hf_hooks import counts
 from mien.models import Model
 from mien.records import Intervention, Tokens
 from mien.residual import edited, run_partly, stopping_after
 
 Ids = tuple[int, ...]
-
-
-@runtime_checkable
-class Fires(Protocol):
-    """An intervention that can say where it acts."""
-
-    def fires(self, layer: int, h: torch.Tensor) -> torch.Tensor:
-        """`[...]` bool, of `h` `[..., d]`."""
 
 
 @dataclass
@@ -49,12 +41,13 @@ class Counted:
         return self.inner.tokens
 
     def edit(self, layer: int, h: torch.Tensor) -> torch.Tensor:
-        if isinstance(self.inner, Fires):
-            where = self.inner.fires(layer, h)
+        new = self.inner.edit(layer, h)
+        if counts(self.inner):
+            where = (new != h).any(-1)
             inside = {"all": where, "prompt": where[:, : self.prompt], "response": where[:, self.prompt :]}[self.tokens]
             self.slots += inside.numel()
             self.fired += int(inside.sum())
-        return self.inner.edit(layer, h)
+        return new
 
 
 def firing(model: Model, texts: Sequence[tuple[Ids, Ids]], interventions: Sequence[Intervention]) -> float | None:
