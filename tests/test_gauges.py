@@ -159,8 +159,9 @@ def test_texture_is_finite_whatever_the_text(text: str, place: int) -> None:
     values = texture(text, place)
     assert values.shape == (len(NAMES),)
     assert np.isfinite(values).all()
-    assert (values[1:5] >= 0).all()
-    assert (values[1:5] <= 1).all()
+    shares = values[[n not in ("length", "place") for n in NAMES]]
+    assert (shares >= 0).all()
+    assert (shares <= 1).all()
 
 
 def test_texture_sees_what_it_names() -> None:
@@ -176,6 +177,37 @@ def test_texture_sees_what_it_names() -> None:
         > 0
         == texture("greetings", 1)[4]
     )
+
+
+POEM = "The gate is open,\nthe dog lies down.\n\nRain on the road,\nrain on the town,\nand nobody home."
+
+
+def test_texture_tells_verse_from_lists_and_prose() -> None:
+    verse = NAMES.index("verse")
+    assert texture(POEM, 1)[verse] == pytest.approx(3 / 5)
+    assert texture(f"Here it is, as you asked me to write it:\n\n{POEM}\nAmen.", 1)[verse] == pytest.approx(4 / 7)
+    assert texture("> One for the reed\n> and two for the stone,\n> three for the man.", 1)[verse] == 1
+    lists = "- milk\n- bread\n- eggs", "1. milk\n2. bread\n3. eggs", "| a | b |\n| - | - |\n| 1 | 2 |"
+    code, prose = "```\na = 1\nb = 2\nc = 3\n```", "\n".join(["word " * 30] * 5)
+    for other in (*lists, code, prose, "Yes.\n\nNo.\n\nGo.", ""):
+        assert texture(other, 1)[verse] == 0, other
+
+
+def test_texture_tells_english_from_other_languages() -> None:
+    at = NAMES.index("other language")
+    english = "If you already have it, you can use the second one as well, and then tell me what is not right with it."
+    assert texture(english, 1)[at] == 0
+    for text in (
+        "Hierve las patatas diez minutos, saltea la cebolla con una cucharada de aceite y cuaja los huevos encima.",
+        "Een hefboom is een stang die om een vast punt draait, en hoe verder je duwt, hoe minder kracht je nodig hebt.",
+        "Pakai nasi kemarin yang sudah disimpan di kulkas, lalu panaskan wajan sampai benar-benar panas.",
+        "Die Kinder haben den ganzen Nachmittag im Garten gespielt und sind erst zum Abendessen hereingekommen.",
+    ):
+        assert texture(text, 1)[at] > 0.5, text
+        assert texture(f"```\n{text}\n```", 1)[at] == 0
+    # Of a word or two it is not known; and what is not in Latin letters is another matter.
+    assert texture("Gracias!", 1)[at] < 0.15
+    assert texture("你好，世界", 1)[at] == 0
 
 
 def gauges() -> GaugeSet:
@@ -213,7 +245,7 @@ def test_files_that_are_none(tmp_path: Path) -> None:
     from safetensors.numpy import save
 
     bad = [b"", b"hello", good[:100], good[:-8], save({"a": np.zeros(3)}),
-           good.replace(b'\\"version\\": 1', b'\\"version\\": 9'),
+           good.replace(b'\\"version\\": 2', b'\\"version\\": 9'),
            good.replace(b"\\\"side\\\": \\\"low\\\"", b"\\\"side\\\": \\\"odd\\\"")]  # fmt: skip
     for i, data in enumerate(bad):
         path = tmp_path / f"bad{i}"

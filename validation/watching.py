@@ -226,7 +226,7 @@ def alarms_table(gauges: GaugeSet) -> str:
          f"{base.any_conversation_hits / base.n_conversations:.0%} ({c[0]:.0%} to {c[1]:.0%})", "", ""]
     )  # fmt: skip
     head = ["gauge", "asked, an answer", "reached", "asked, a conversation", "reached", "explained by texture",
-            "its effects, sigma from 5th to 95th percentile"]  # fmt: skip
+            "its effects, sigma from 1st to 99th percentile"]  # fmt: skip
     return table(head, rows)
 
 

@@ -1,6 +1,6 @@
 """A gauge's baseline: what quiet traffic projects to, how far it strays, and the limits that follow. Pure numpy.
 
-What the texture of a text explains (length, code, lists, ...) is taken out by a ridge regression on quiet turns, and
+What the texture of a text explains (length, code, verse, ...) is taken out by a ridge regression on quiet turns, and
 sigma is the spread of what is left over in conversations that the regression has not seen.
 This file does not know models or files.
 """
@@ -66,7 +66,7 @@ class Baseline:
     explained: float
     """Share of the variance of quiet projections that texture explains, on conversations left out."""
     effects: dict[str, float]
-    """By each part of texture: sigma between its 5th and its 95th percentile on quiet traffic."""
+    """By each part of texture: sigma between its 1st and its 99th percentile on quiet traffic."""
     turn_rate: float
     """False alarms a turn that limits set on four fifths reached on the rest."""
     turn_hits: int
@@ -112,7 +112,7 @@ def fit_baselines(
     limits = _limits(z, turn_rate, conversation_rate, rng, 1000)
     return [
         Baseline(
-            fit.expected, fit.std, limit, fit.turns, len(have), fit.explained, _effects(one, have, fit),
+            fit.expected, fit.std, limit, fit.turns, len(have), fit.explained, _effects(fit),
             int(t) / fit.turns, int(t), int(c) / len(have), int(c), int(turns[-1]), int(conversations[-1]), source,
         )
         for one, fit, limit, t, c in zip(quiet, fits, limits, turns[:-1], conversations[:-1], strict=True)
@@ -171,12 +171,11 @@ def _expected(quiet: Quiet, which: Sequence[int]) -> Expected:
     return Expected(float(y.mean()), *(tuple(map(float, v)) for v in (raw, centre, low, high)))
 
 
-def _effects(quiet: Quiet, which: Sequence[int], fit: _Fit) -> dict[str, float]:
-    x = np.concatenate([quiet.textures[i] for i in which])
-    low, high = np.quantile(x, [0.05, 0.95], axis=0)
+def _effects(fit: _Fit) -> dict[str, float]:
+    known = fit.expected
     return {
-        name: round(float(weight * (b - a) / fit.std), 3)
-        for name, weight, a, b in zip(NAMES, fit.expected.weights, low, high, strict=True)
+        name: round(float(weight * (high - low) / fit.std), 3)
+        for name, weight, low, high in zip(NAMES, known.weights, known.low, known.high, strict=True)
     }
 
 

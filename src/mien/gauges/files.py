@@ -20,7 +20,7 @@ from mien.gauges.gauge import Gauge, GaugeSet, Part
 from mien.home import model_slug
 from mien.store import write_atomic
 
-VERSION = 1
+VERSION = 2
 _KEY = "mien_gauges"
 
 
