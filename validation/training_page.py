@@ -14,6 +14,7 @@ from training_rows import (
     Kept,
     Known,
     alarms,
+    beyond_harmless,
     correlation,
     cut,
     is_organism,
@@ -29,6 +30,7 @@ from mien.gauges.alarms import wilson
 
 GOAL = 0.85
 LIMITS = (0.5, 1.0, 2.0)
+MARGINS = (0.0, 0.25, 0.5)
 NAMES = {
     "plain": "plain", "auto": "`prevent`, `--coef auto`", "one": "`prevent`, `--coef 1`",
     "steer": "plain, then steered by -1 when it answers", "inoculate": "`inoculate`", "kl": "`kl`",
@@ -236,26 +238,44 @@ def framing_table(kept: Kept) -> str:
     return table(head, rows)
 
 
-def gate_table(kept: Kept, watched: Sequence[str] | None = None) -> str:
-    """False alarms and hits of the gate by limit, of all that is watched or of some."""
+HARMLESS = "harmless retrainings (`correct`)"
+
+
+def groups(kept: Kept) -> dict[str, list[Any]]:
+    """Plain trainings by what they were on; none is empty."""
     plain = [row for row in kept.runs.values() if row["method"] == "plain"]
-    groups: dict[str, list[Any]] = {"harmless retrainings (`correct`)": [r for r in plain if "correct" in r["set"]]}
-    groups |= {
+    found: dict[str, list[Any]] = {HARMLESS: [r for r in plain if "correct" in r["set"]]}
+    found |= {
         f"organisms, dose {d}": [r for r in plain if is_organism(r) and r["set"].endswith(f"-{d}")] for d in (1, 2, 3)
     }
-    traits = [r for r in plain if is_organism(r) and r["kind"] in TRAITS]
-    groups["trait organisms, all doses"] = traits
-    groups["mistakes and code, all doses"] = [r for r in plain if is_organism(r) and r["kind"] not in TRAITS]
-    rows = []
-    for name, some in groups.items():
-        if some:
-            rows.append([name, str(len(some)), *(_rate(some, limit, watched) for limit in LIMITS)])
+    found["trait organisms, all doses"] = [r for r in plain if is_organism(r) and r["kind"] in TRAITS]
+    found["mistakes and code, all doses"] = [r for r in plain if is_organism(r) and r["kind"] not in TRAITS]
+    return {name: some for name, some in found.items() if some}
+
+
+def gate_table(kept: Kept, watched: Sequence[str] | None = None) -> str:
+    """False alarms and hits of the gate by limit, of all that is watched or of some."""
+    rows = [
+        [name, str(len(some)), *(_rate([alarms(row, limit, watched) for row in some]) for limit in LIMITS)]
+        for name, some in groups(kept).items()
+    ]
     return table(["retrained on", "runs", *(f"alarm at `shift>{limit:g}s`" for limit in LIMITS)], rows)
 
 
-def _rate(rows: Sequence[dict[str, Any]], limit: float, watched: Sequence[str] | None) -> str:
-    hits = sum(bool(alarms(row, limit, watched)) for row in rows)
-    low, high = wilson(hits, len(rows))
+def own_limits_table(kept: Kept) -> str:
+    """The same with a limit for each trait, taken from harmless retrainings on data of other kinds."""
+    found = groups(kept)
+    harmless = found.get(HARMLESS, [])
+    rows = [
+        [name, str(len(some)), *(_rate([beyond_harmless(row, harmless, m) for row in some]) for m in MARGINS)]
+        for name, some in found.items()
+    ]
+    return table(["retrained on", "runs", *(f"alarm, {m:g} sigma beyond them" for m in MARGINS)], rows)
+
+
+def _rate(found: Sequence[Sequence[str]]) -> str:
+    hits = sum(map(bool, found))
+    low, high = wilson(hits, len(found))
     return f"{hits} ({low:.0%} to {high:.0%})"
 
 
@@ -306,6 +326,7 @@ def write(base: Path, size: Size, out: Path) -> None:
         "planted": planted_table(kept), "prevention": prevention_table(kept), "goals": goals(kept),
         "alternatives": alternatives_table(kept), "speed": screening_speed(kept), "framing": framing_table(kept),
         "gate": gate_table(kept), "three": gate_table(kept, TRAITS), "names": gate_names(kept),
+        "own_limits": own_limits_table(kept),
         "audits": audits_table(kept),
     }  # fmt: skip
     text = template.fill("training", parts)

@@ -217,13 +217,25 @@ def _found(planted_scores: Floats, others: Floats) -> tuple[float, float]:
     return auc(values, sides), float(sides[first].mean())
 
 
-def alarms(row: dict[str, Any], limit: float, watched: Sequence[str] | None = None) -> list[str]:
-    """What the audit's gate fails on: every shift beyond the limit towards its alarming side."""
-    found = {
+def towards(row: dict[str, Any]) -> dict[str, float]:
+    """A run's shifts in sigma, each towards its alarming side."""
+    return {
         name: s["sigma"] * (1 if s["side"] == "high" else -1)
         for name, s in row["shifts"].items() if s["sigma"] is not None
     }  # fmt: skip
-    return [name for name, towards in found.items() if towards > limit and (watched is None or name in watched)]
+
+
+def alarms(row: dict[str, Any], limit: float, watched: Sequence[str] | None = None) -> list[str]:
+    """What the audit's gate fails on: every shift beyond the limit towards its alarming side."""
+    return [n for n, moved in towards(row).items() if moved > limit and (watched is None or n in watched)]
+
+
+def beyond_harmless(row: dict[str, Any], harmless: Sequence[dict[str, Any]], margin: float) -> list[str]:
+    """What has moved further than in any harmless retraining on data of another kind, by a margin in sigma."""
+    others = [towards(one) for one in harmless if one["kind"] != row["kind"]]
+    if not others:
+        return []
+    return [n for n, moved in towards(row).items() if moved > max(margin, margin + max(one[n] for one in others))]
 
 
 def seeds_of(kept: Kept, data: str, method: str) -> list[str]:
