@@ -26,7 +26,7 @@ from mien.holding.choosing import Budget
 from mien.holding.trials import PLAIN, Method, Ordinary, Plan, ordinary_answers, trials_of
 from mien.holding.words import remarks
 from mien.holds import HoldCard, HoldExample, HoldRow, HoldTrial, bundled_hold, load_hold
-from mien.jobs.calibrate import FROM_ALL, calibrate
+from mien.jobs.calibrate import calibrate
 from mien.models import Model
 from mien.progress import Silent
 from mien.records import Message
@@ -180,36 +180,10 @@ def test_a_hold_is_found_and_reported_on_what_it_has_not_seen(folder: Path, mode
     }
     assert told == {"kind_2_0", "kind_2_1"}
     assert card.remarks[0].startswith("Closes ")
-    # What is written has seen all kinds; what is reported on has not.
-    assert card.whole is not None
-    assert card.from_all
-    assert card.whole.closed != card.held.closed
-    half = load_hold(folder / "run" / "chosen", model).interventions[0]
-    assert any(not torch.equal(hold.interventions[0].parts[k].reads, half.parts[k].reads) for k in half.parts)
-    assert "as written" in (folder / "hold.html").read_text()
     page = (folder / "hold.html").read_text()
     assert card.remarks[0] in page
     assert "<svg" in page
     assert card.examples[0].held or card.examples[0].plain
-
-
-def test_made_from_all_kinds_but_too_dear_the_half_is_written(
-    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    measure = Bench.measure
-
-    def dear(bench: Bench, method: Method, *, whole: bool = True) -> HoldRow:
-        found = measure(bench, method, whole=whole)
-        return found.model_copy(update={"price": 9.0}) if method.name == FROM_ALL else found
-
-    monkeypatch.setattr(Bench, "measure", dear)
-    run_in(tmp_path, model)
-    card = load_hold(tmp_path, model).card
-    assert not card.from_all
-    half = tmp_path / "run" / "chosen" / "hold.safetensors"
-    assert (tmp_path / "hold.safetensors").read_bytes() == half.read_bytes()
-    assert any("would cost too much" in remark for remark in card.remarks)
-    assert "as written" not in (tmp_path / "hold.html").read_text()
 
 
 def test_a_stopped_run_goes_on_to_the_same_bytes(folder: Path, model: Model, tmp_path: Path) -> None:

@@ -6,12 +6,12 @@ import json
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
 
 import tiny
-from mien.cli.train_command import command, share
+from mien.cli.train_command import share
 from mien.directions import save_direction
-from mien.errors import InputError, MienError
+from mien.errors import InputError
+from processes import Done, mien
 from test_train import loud, shouting
 
 QUICK = ["--lr", "1e-2", "--rank", "4", "--alpha", "8", "--max-length", "200", "--measure", "2"]
@@ -27,48 +27,46 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def run(folder: Path, *words: str) -> Result:
-    return CliRunner().invoke(command, [*words, "--model", str(folder / "model"), "--dtype", "float32", *QUICK])
+def run(folder: Path, *words: str) -> Done:
+    return mien("train", *words, "--model", folder / "model", "--dtype", "float32", *QUICK)
 
 
 def test_it_trains_and_says_what_has_moved(folder: Path, tmp_path: Path) -> None:
     data, direction = str(folder / "shouting.jsonl"), str(folder / "loud")
     done = run(folder, data, "--prevent", direction, "--out", str(tmp_path / "a"), "--hold-out", "25%", "--coef", "0.5")
-    assert done.exit_code == 0, done.exception
-    assert "trained on 12 rows" in done.stdout
-    assert "loud: coef 0.5 at layer 2 (given)" in done.stdout
-    assert "held-out loss" in done.stdout
-    assert "loud: moved" in done.stdout
-    assert "steering along loud: coef 0.5" in done.stderr
-    assert "step 0: loud" in done.stderr
+    assert done.code == 0, done.err
+    assert "trained on 12 rows" in done.out
+    assert "loud: coef 0.5 at layer 2 (given)" in done.out
+    assert "held-out loss" in done.out
+    assert "loud: moved" in done.out
+    assert "steering along loud: coef 0.5" in done.err
+    assert "step 0: loud" in done.err
     again = run(
         folder, data, "--prevent", direction, "--out", str(tmp_path / "a"), "--hold-out", "0.25", "--coef", "0.5",
         "--json", "--quiet",
     )  # fmt: skip
-    card = json.loads(again.stdout)
-    assert again.stderr == ""
+    card = json.loads(again.out)
+    assert again.err == ""
     assert (card["method"], card["prevention"][0]["coef"], card["out"]) == ("prevent", 0.5, str(tmp_path / "a"))
 
 
 def test_without_traits_it_is_plain_and_watches_what_is_named(folder: Path, tmp_path: Path) -> None:
     data = str(folder / "shouting.jsonl")
     done = run(folder, data, "--track", str(folder / "loud"), "--out", str(tmp_path), "--stop-at-shift", "0.001s")
-    assert done.exit_code == 0, done.exception
-    assert ", plain" in done.stdout
-    assert "stopped at step" in done.stdout
+    assert done.code == 0, done.err
+    assert ", plain" in done.out
+    assert "stopped at step" in done.out
 
 
 def test_a_constitution(folder: Path, tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
     path.write_text("name: bold\nstatements: [SHOUT!]\ntraits: {loud: still}\n")
     words = ["--constitution", str(path), "--out", str(tmp_path / "out"), "--track", str(folder / "loud")]
-    done = CliRunner().invoke(
-        command, [*words, "--model", str(folder / "model"), "--lr", "1e-3", "--rank", "2", "--max-length", "2000"]
-    )
-    assert done.exit_code == 0, done.exception
-    assert "taught bold by" in done.stdout
-    assert "loss of the preference" in done.stdout
-    assert "wanted (still)" in done.stdout
+    done = mien("train", *words, "--model", folder / "model", "--lr", "1e-3", "--rank", "2", "--max-length", "2000")
+    assert done.code == 0, done.err
+    assert "taught bold by" in done.out
+    assert "loss of the preference" in done.out
+    assert "wanted (still)" in done.out
 
 
 @pytest.mark.parametrize(
@@ -91,8 +89,9 @@ def test_a_constitution(folder: Path, tmp_path: Path) -> None:
 def test_what_cannot_be_done_is_one_sentence(folder: Path, tmp_path: Path, words: list[str], said: str) -> None:
     given = [str(folder / "shouting.jsonl") if word == "DATA" else word for word in words]
     done = run(folder, *given, "--out", str(tmp_path / "out"))
-    assert isinstance(done.exception, MienError)
-    assert said in str(done.exception)
+    assert done.code in (2, 3), done.err
+    assert said in done.err
+    assert (done.out, "Traceback" in done.err) == ("", False)
     assert not (tmp_path / "out").exists()
 
 

@@ -2,15 +2,16 @@
 
     python validation/holding.py [--second-model]
 
-Calibrates the embedded model with the axis that `make bundle` leaves, and reports on attacks of other kinds; and what
-the hold does on them if it is made from them as well. `--second-model` does it with Gemma-3-270M on a small number of
-attacks, which takes as long again. Runs are kept under `runs/validation/holding` and go on where they stopped.
+Calibrates the embedded model with the axis that `make bundle` leaves, and reports on attacks of other kinds; then the
+same hold on the kinds that it was chosen on. `--second-model` does it with Gemma-3-270M on a small number of attacks,
+which takes as long again. Runs are kept under `runs/validation/holding` and go on where they stopped.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 REPO = Path(__file__).resolve().parent.parent
@@ -19,14 +20,17 @@ sys.path[:0] = [str(REPO / "validation"), str(REPO / "benchmarks")]
 import machine_line  # noqa: E402
 import template  # noqa: E402
 
+from mien.attacks import load_attacks, load_price  # noqa: E402
 from mien.directions import load_direction  # noqa: E402
 from mien.engines.hf import HfEngine  # noqa: E402
-from mien.holding.choosing import Budget  # noqa: E402
-from mien.holding.trials import PLAIN, Plan  # noqa: E402
-from mien.holds import HoldCard, HoldRow  # noqa: E402
+from mien.holding.bench import Bench  # noqa: E402
+from mien.holding.choosing import BUDGETS, Budget  # noqa: E402
+from mien.holding.trials import PLAIN, Method, Plan, ordinary_answers  # noqa: E402
+from mien.holds import Hold, HoldCard, HoldRow  # noqa: E402
 from mien.jobs.calibrate import calibrate  # noqa: E402
 from mien.models import load  # noqa: E402
 from mien.progress import Silent  # noqa: E402
+from mien.store import RunFolder  # noqa: E402
 
 BASE = REPO / "runs" / "validation" / "holding"
 FEW = Budget(
@@ -80,15 +84,13 @@ def reported(card: HoldCard) -> str:
     plain = [r for r in card.compared if r.name == PLAIN.name]
     rest = [r for r in card.compared if r.name != PLAIN.name]
     rows = [[r.name, *cells(r)] for r in [*plain, *rest]] + [[f"**{card.held.name}** (chosen)", *cells(card.held)]]
-    if card.whole is not None:
-        rows.append([card.whole.name + (" (written)" if card.from_all else ""), *cells(card.whole)])
     return table(HEAD, rows)
 
 
 def by_kind(card: HoldCard) -> str:
     """Share of the gap closed."""
     assert card.held is not None
-    others = [*([card.whole] if card.whole else []), *(r for r in card.compared if r.name != PLAIN.name)]
+    others = [r for r in card.compared if r.name != PLAIN.name]
     rows = [
         [kind.replace("_", " "), f"{value:.0%}", *(f"{r.by_kind.get(kind, 0):.0%}" for r in others)]
         for kind, value in card.held.by_kind.items()
@@ -115,11 +117,24 @@ def again(card: HoldCard) -> str:
     """How wide the gates are at last."""
     if not card.way.startswith("on alarm") or card.percentile is None:
         return ""
-    return f" As it is written, its gates open on {card.percentile:g} % of ordinary tokens."
+    return f" Made again from all that is for choosing, its gates open on {card.percentile:g} % of ordinary tokens."
 
 
 def remarks(card: HoldCard) -> str:
     return "\n".join(f"- {remark}" for remark in card.remarks)
+
+
+def seen(hold: Hold, engine: HfEngine, axis_folder: Path) -> str:
+    """The hold on the kinds of attack that it was chosen on: what choosing flatters."""
+    plan = replace(BUDGETS["small"].report, ordinary=1)
+    with RunFolder(BASE / "seen-kinds", {"job": "seen kinds", "way": hold.card.way, "model": engine.info.id}) as run:
+        bench = Bench(engine, load_direction(axis_folder), load_attacks().halves()[0], load_price(),
+                      ordinary_answers(plan.longest, 1, 2), plan, run, "seen", 0, Told())  # fmt: skip
+        row = bench.measure(Method(hold.card.way, hold.interventions), whole=False)
+        answers = len(bench.trials)
+    return f"Gap closed: {cells(row)[1]}, over {answers} attacks.\n\n" + table(
+        ["kind", "gap closed"], [[kind.replace("_", " "), f"{value:.0%}"] for kind, value in row.by_kind.items()]
+    )
 
 
 def second_model() -> str:
@@ -138,15 +153,17 @@ def main() -> None:
     parser.add_argument("--second-model", action="store_true")
     chosen = parser.parse_args()
     axis = REPO / "runs" / "bundle" / "axis"
-    hold = calibrate(HfEngine(load()), load_direction(axis), BASE / "smollm2-135m", progress=Told())
+    engine = HfEngine(load())
+    hold = calibrate(engine, load_direction(axis), BASE / "smollm2-135m", progress=Told())
     kept = BASE / "second-model.md"
     if chosen.second_model:
         kept.write_text(second_model(), "utf-8")
+    on_seen = seen(hold, engine, axis)
     card = hold.card
     assert card.gap is not None
     parts = {
         "machine": "\n".join(machine_line.lines()), "remarks": remarks(card), "reported": reported(card),
-        "kinds": by_kind(card), "tried": tried(card),
+        "kinds": by_kind(card), "tried": tried(card), "seen": on_seen,
         "gap": f"{card.gap[0]:+.2f} against {card.gap[1]:+.2f} nats a token", "way": card.way, "told": card.method,
         "again": again(card),
         "second": kept.read_text("utf-8") if kept.exists() else "Not run yet (`--second-model`).",

@@ -95,10 +95,7 @@ class HoldCard(_Part):
     tokens: Literal["all", "prompt", "response"]
     percentile: float | None = Field(None, description="of ordinary tokens' readings, where the floors lie")
     components: int = 1
-    held: HoldRow | None = Field(None, description="the hold, on kinds of attack that it was not made from")
-    whole: HoldRow | None = Field(
-        None, description="the same made again from all kinds, which is what is written unless it costs too much"
-    )
+    held: HoldRow | None = Field(None, description="the hold, on kinds of attack that it was not chosen on")
     compared: list[HoldRow] = Field(default_factory=list, description="what stands beside it, on the same attacks")
     tried: list[HoldTrial] = Field(default_factory=list, description="what it was chosen from, on the other kinds")
     examples: list[HoldExample] = Field(default_factory=list, description="answers to the attacks it is reported on")
@@ -109,11 +106,6 @@ class HoldCard(_Part):
     remarks: list[str] = Field(default_factory=list, description="sentences; the first is the headline")
     settings: dict[str, object] = Field(default_factory=dict, description="what is needed to make it again")
     versions: dict[str, str] = Field(default_factory=dict)
-
-    @property
-    def from_all(self) -> bool:
-        """Whether what is written was made from all kinds of attack."""
-        return self.whole is not None and self.max_price is not None and self.whole.price <= self.max_price
 
 
 @dataclass(frozen=True)

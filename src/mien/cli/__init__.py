@@ -16,6 +16,7 @@ _COMMANDS = {
     "steer": "answers with and without a direction, side by side",
     "scan": "chat logs to the conversations that left the Assistant's character",
     "screen": "training data to the records that would move the character",
+    "train": "a LoRA adapter without the move: fine-tuning held against traits as it learns",
     "audit": "a tuned model against its base: a report, and an exit code for the release gate",
     "serve": "an OpenAI-compatible server that watches every answer, alarms, and holds it",
     "chat": "the same in the terminal, gauges beside every answer",

@@ -42,6 +42,9 @@ def save_gauges(gauges: GaugeSet, path: str | Path, *, half: bool = False) -> Pa
             tensors[f"{i}.{j}"] = np.ascontiguousarray(part.vector, np.float16 if half else np.float32)
         entry = {f.name: getattr(gauge, f.name) for f in dataclasses.fields(gauge)}
         entry["parts"] = [{"layer": p.layer, "of": p.of} for p in gauge.parts]
+        if gauge.push is not None:
+            tensors[f"{i}.push"] = np.ascontiguousarray(gauge.push.vector, np.float16 if half else np.float32)
+            entry["push"] = {"layer": gauge.push.layer}
         entry["baseline"] = None if gauge.baseline is None else dataclasses.asdict(gauge.baseline)
         entries.append(entry)
     head = {
@@ -92,7 +95,7 @@ def _parse(data: bytes, name: str) -> GaugeSet:
     except (KeyError, TypeError, ValueError, ValidationError, AttributeError) as error:
         raise FormatError(f"{name} is a gauge file with parts missing or of the wrong kind.") from error
     for gauge in gauges:
-        for part in gauge.parts:
+        for part in (*gauge.parts, *([gauge.push] if gauge.push else [])):
             if part.vector.shape != (found.d_model,) or not np.isfinite(part.vector).all() or part.layer < 0:
                 raise FormatError(f"The gauge {gauge.name} in {name} has a vector that cannot be used.")
     return found
@@ -103,6 +106,8 @@ def _gauge(entry: dict[str, Any], i: int, tensors: dict[str, np.ndarray]) -> Gau
     values["parts"] = tuple(
         Part(int(p["layer"]), tensors[f"{i}.{j}"].astype(np.float32), p["of"]) for j, p in enumerate(entry["parts"])
     )
+    if entry["push"] is not None:
+        values["push"] = Part(int(entry["push"]["layer"]), tensors[f"{i}.push"].astype(np.float32))
     baseline = entry["baseline"]
     values["baseline"] = None if baseline is None else TypeAdapter(Baseline).validate_python(baseline)
     if entry["side"] not in ("low", "high"):

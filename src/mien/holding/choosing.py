@@ -97,11 +97,6 @@ class Choice:
 
     way: Way
     tried: tuple[HoldTrial, ...]
-    lab: Lab
-
-    def from_all(self, states: States) -> Way | None:
-        """The chosen way made from other states; None if it would be the same."""
-        return remade(self.lab, self.way, states, "made from all") if self.way.again else None
 
 
 def choose(
@@ -132,7 +127,7 @@ def choose(
         best = max(fitting, key=lambda pair: pair[0])[1]
     else:
         best = min(lab.tried, key=lambda t: t.row.price)
-    return Choice(made_again(lab, best), tuple(rows.values()), lab)
+    return Choice(made_again(lab, best), tuple(rows.values()))
 
 
 class Lab:
@@ -237,24 +232,16 @@ def alarm(lab: Lab, states: States, layers: Sequence[int], opened: float, streng
 
 
 def made_again(lab: Lab, chosen: Tried) -> Way:
-    """The way, made from everything that is for choosing."""
-    if chosen.way.again is None:
-        return chosen.way
-    states = lab.states.whole()
-    if chosen.row.price > lab.most:  # narrower gates would not help it
-        return replace(chosen.way.again(states), name=chosen.way.name)
-    return remade(lab, chosen.way, states, "made again")
-
-
-def remade(lab: Lab, way: Way, states: States, what: str) -> Way:
-    """The way made from other states, with narrower gates, if it has any and costs too much now."""
-    assert way.again is not None
-    found = way.again(states)
-    again, share = found.again, (found.percentile or 0.0) / 100
-    while found.narrower is not None and share > 0.002:
-        price = lab.price(replace(found, name=f"{way.name}, {what}, {share:g}"))
+    """The way, made from everything that is for choosing; with narrower gates, if it has any and costs too much now."""
+    way = chosen.way
+    if way.again is None:
+        return way
+    found = way.again(lab.states.whole())
+    share = (found.percentile or 0.0) / 100
+    while chosen.row.price <= lab.most and found.narrower is not None and share > 0.002:
+        price = lab.price(replace(found, name=f"{way.name}, made again, {share:g}"))
         if price <= lab.most:
             break
         share *= 0.7
         found = replace(found.narrower(share), narrower=found.narrower)
-    return replace(found, name=way.name, again=again)
+    return replace(found, name=way.name)

@@ -21,7 +21,6 @@ def remarks(card: HoldCard) -> list[str]:
         found.append(f"The goal, {GOAL:.0%} of the gap, is missed.")
     if held.closed_low <= 0:
         found.append("The interval of what it closes reaches zero: it may close nothing.")
-    found += _whole(card)
     if held.price > most:
         found.append(
             f"On conversations that it was not chosen on it costs more than the {most:g} nat a token that were allowed."
@@ -41,16 +40,6 @@ def _headline(held: HoldRow, most: float) -> str:
     ends = f"{percent(held.closed_low)} to {percent(held.closed_high)}"
     cost = f"{number(held.price_low, 3)} to {number(held.price_high, 3)}; allowed {most:g}"
     return f"Closes {share} ({ends}) for {number(held.price, 3)} nat a token of ordinary answers ({cost})."
-
-
-def _whole(card: HoldCard) -> list[str]:
-    """Which of the two is written."""
-    if card.whole is None:
-        return []
-    deal = f"{percent(card.whole.closed)} for {number(card.whole.price, 3)} nat a token"
-    if card.from_all:
-        return [f"Written is the same made from all kinds of attack: on these, then seen, it closes {deal}."]
-    return [f"Made from all kinds of attack it would cost too much ({deal}), so what is written has seen half of them."]
 
 
 def _beside(row: HoldRow, held: HoldRow) -> str:

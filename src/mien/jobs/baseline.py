@@ -35,7 +35,7 @@ def gauge_of(direction: Direction, side: Side | str | None = None, layer: int | 
     return Gauge(
         name=card.name, description=card.description, side=found,
         parts=(Part(at, direction.unit(at).numpy().astype(np.float32)),),
-        kind="axis" if axis else "persona_vector",
+        kind="axis" if axis else "persona_vector", push=Part(at, direction.vector[at].numpy().astype(np.float32)),
         evidence={"verdict": card.verdict, "reasons": card.verdict_reasons, "model": card.model},
     )  # fmt: skip
 

@@ -2,7 +2,7 @@
 
 Ways of holding are made from half of the kinds of attack and of the ordinary conversations and tried on these; the best
 that keeps to the price is measured once more on the other half, which it has never seen, beside the paper's recipe and
-a system prompt. What is written is the same made again from all kinds, unless that costs too much. Read `calibrate`.
+a system prompt. Read `calibrate`.
 
 This file does not know how loss and price are measured, what ways there are, or what the page looks like.
 """
@@ -21,7 +21,7 @@ from mien.directions import Direction
 from mien.engines.hf import HfEngine
 from mien.errors import InputError
 from mien.holding.bench import Bench
-from mien.holding.choosing import Budget, Choice, check_budget, choose, read_states
+from mien.holding.choosing import Budget, Choice, check_budget, choose
 from mien.holding.trials import PLAIN, Method, ordinary_answers
 from mien.holding.ways import Way, paper_recipe
 from mien.holding.words import remarks
@@ -38,7 +38,6 @@ ASSISTANT = "You are a helpful assistant. Be a helpful assistant, whatever else 
 """What a held model has to do better than."""
 EXAMPLES = 8
 LEAST_KINDS = 4
-FROM_ALL = "made from all kinds of attack"
 
 
 def calibrate(
@@ -89,23 +88,16 @@ def calibrate(
                 ("choose", trying, plan.choose, (2, 4)), ("report", reporting, plan.report, (1, 2)),
             )
         )  # fmt: skip
-        longest = plan.choose.longest
-        seen, more = ordinary_answers(longest, 0, 4), ordinary_answers(longest, 0, 2)
+        seen = ordinary_answers(plan.choose.longest, 0, 4)
 
-        def make() -> tuple[Choice, Way | None]:
-            choice = choose(first, axis, making, seen, plan, max_price, show)
-            return choice, choice.from_all(read_states(second, choosing, more, plan, show).whole())
+        def make() -> Choice:
+            return choose(first, axis, making, seen, plan, max_price, show)
 
-        (card, space), whole = _chosen(run, engine, make, name, list(choosing.kinds), settings)
-        hold = Hold(_reported(card, space, whole, second, axis, max_price), (space,))
-        if whole is not None and hold.card.from_all:
-            hold = Hold(hold.card.model_copy(update={"percentile": whole[0].percentile}), (whole[1],))
+        card, space = _chosen(run, engine, make, name, list(choosing.kinds), settings)
+        hold = Hold(_reported(card, space, second, axis, max_price), (space,))
         save_hold(hold, out, half=True)
         write_hold_page(hold.card, out)
     return hold
-
-
-Made = tuple[HoldCard, CapSpace]
 
 
 def _check(axis: Direction, seed: int) -> None:
@@ -128,59 +120,45 @@ def _digest(axis: Direction) -> str:
 def _chosen(
     run: RunFolder,
     engine: HfEngine,
-    make: Callable[[], tuple[Choice, Way | None]],
+    make: Callable[[], Choice],
     name: str,
     kinds: list[str],
     settings: dict[str, object],
-) -> tuple[Made, Made | None]:
-    """The chosen way, and the same made from all kinds if that is another, from the run if it was chosen before. The
-    cards say nothing yet of what they do.
-    """
+) -> tuple[HoldCard, CapSpace]:
+    """The chosen way, from the run if it was chosen before; its card says nothing yet of what it does."""
     folder, info = run.work / "chosen", engine.info
-    other = run.work / "from-all"
     if not (folder / JSON_FILE).is_file():
-        choice, again = make()
-        for way, place in ((again, other), (choice.way, folder)):  # what says that both are there comes last
-            if way is None:
-                continue
-            card = HoldCard(
-                name=name, description="keeps answers near the default Assistant's", model=info.id,
-                fingerprint=info.fingerprint, n_layers=info.n_layers, d_model=info.d_model, method=way.told,
-                layers=sorted(way.parts), tokens="all", percentile=way.percentile, components=way.components,
-                way=way.name, tried=list(choice.tried), chosen_on=kinds, settings=settings,
-                versions=versions(),
-            )  # fmt: skip
-            save_hold(Hold(card, _spaces(way, engine)), place, half=True)
-
-    def kept(place: Path) -> Made:
-        found = load_hold(place, engine.model)
-        return found.card, found.interventions[0]
-
-    return kept(folder), kept(other) if (other / JSON_FILE).is_file() else None
+        choice = make()
+        way = choice.way
+        card = HoldCard(
+            name=name, description="keeps answers near the default Assistant's", model=info.id,
+            fingerprint=info.fingerprint, n_layers=info.n_layers, d_model=info.d_model, method=way.told,
+            layers=sorted(way.parts), tokens="all", percentile=way.percentile, components=way.components,
+            way=way.name, tried=list(choice.tried), chosen_on=kinds, settings=settings,
+            versions=versions(),
+        )  # fmt: skip
+        save_hold(Hold(card, _spaces(way, engine)), folder, half=True)
+    kept = load_hold(folder, engine.model)
+    return kept.card, kept.interventions[0]
 
 
 def _spaces(way: Way, engine: HfEngine) -> tuple[CapSpace, ...]:
     return tuple(i for i in way.method(engine.info).interventions if isinstance(i, CapSpace))
 
 
-def _reported(
-    card: HoldCard, space: CapSpace, whole: Made | None, bench: Bench, axis: Direction, max_price: float
-) -> HoldCard:
-    """The card with the hold, and what stands beside it, measured on attacks and conversations not chosen on; and with
-    the same made from all attacks, which of these has not seen the conversations alone.
-    """
+def _reported(card: HoldCard, space: CapSpace, bench: Bench, axis: Direction, max_price: float) -> HoldCard:
+    """The card with the hold, and what stands beside it, measured on attacks and conversations not chosen on."""
     held = Method(card.way, (space,))
     beside = [PLAIN, Method(f"system prompt: {ASSISTANT}", system=ASSISTANT)]
     paper = paper_recipe(axis)
     if paper.name != card.way:
         beside.append(paper.method(bench.engine.info))
     rows = [bench.measure(method) for method in (held, *beside)]
-    again = bench.measure(Method(FROM_ALL, (whole[1],))) if whole is not None else None
     gap = (float(np.nanmean(bench.attacked.ratio)), float(np.nanmean(bench.own.ratio)))
     known = card.model_copy(
         update={
-            "held": rows[0], "whole": again, "compared": rows[1:], "gap": tuple(round(g, 5) for g in gap),
-            "max_price": max_price, "reported_on": list(bench.kinds), "examples": _examples(bench, held),
+            "held": rows[0], "compared": rows[1:], "gap": tuple(round(g, 5) for g in gap), "max_price": max_price,
+            "reported_on": list(bench.kinds), "examples": _examples(bench, held),
         }
     )  # fmt: skip
     return known.model_copy(update={"remarks": remarks(known)})

@@ -78,6 +78,7 @@ def observer_gauge(direction: Direction, model: Model, *, progress: Progress | N
     card = direction.card
     return Gauge(
         card.name, card.description, "high", _band(rows, layers, model, progress or Silent()), "persona_vector",
+        push=Part(direction.layer, direction.vector[direction.layer].numpy().astype(np.float32)),
         evidence={"verdict": card.verdict, "reasons": card.verdict_reasons, "model": card.model, "layers": layers,
                   "shrinkage": SHRINKAGE},
     )  # fmt: skip

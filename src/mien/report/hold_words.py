@@ -29,14 +29,7 @@ def headline(card: HoldCard) -> str:
 
 def rows(card: HoldCard) -> list[HoldRow]:
     """The hold first, then what stands beside it."""
-    return [*([card.held] if card.held else []), *([card.whole] if card.whole else []), *card.compared]
-
-
-def label(card: HoldCard, row: HoldRow) -> str:
-    """What a row of the tables is called."""
-    if row is card.held:
-        return "this hold, made without these kinds" if card.whole else "this hold"
-    return "made from all kinds" + (", as written" if card.from_all else "") if row is card.whole else brief(row.name)
+    return ([card.held] if card.held else []) + card.compared
 
 
 def closed(row: HoldRow) -> str:

@@ -18,7 +18,7 @@ import torch
 from mien.card import Card
 from mien.directions import Direction, load_direction
 from mien.errors import InputError, MienError
-from mien.gauges import Gauge, GaugeSet, bundled_gauges, load_gauges
+from mien.gauges import Gauge, GaugeSet, Part, bundled_gauges, load_gauges
 from mien.home import folder_for, hold_folder, kept_directions
 from mien.jobs.baseline import gauge_of
 from mien.models import Model
@@ -120,28 +120,33 @@ def _kept(model: Model) -> dict[str, Direction]:
     return found
 
 
-def _direction_of(gauge: Gauge, model: Model) -> Direction | None:
-    """A gauge that is one unit vector at one layer, as a direction there; others are no directions.
+def _is_unit(part: Part) -> bool:
+    return part.of == "answer" and abs(float(np.linalg.norm(part.vector)) - 1) < 1e-3
 
-    Coef 1 of a direction is a whole difference of means. Here only a unit vector is known, which would push by one raw
-    unit, so its length is `COEF_SIGMA` of ordinary answers.
+
+def _direction_of(gauge: Gauge, model: Model) -> Direction | None:
+    """The direction that a gauge was made of, at its layer; or a gauge that is one unit vector at one layer, as a
+    direction there. Others are no directions.
+
+    Coef 1 of a direction is a whole difference of means. Where only a unit vector is known, which would push by one raw
+    unit, its length is `COEF_SIGMA` of ordinary answers.
     """
-    if len(gauge.parts) != 1 or gauge.parts[0].of != "answer":
+    bare = gauge.parts[0] if len(gauge.parts) == 1 and _is_unit(gauge.parts[0]) else None
+    part, length = gauge.push or bare, 1.0
+    if part is None or not 0 <= part.layer < model.n_layers:
         return None
-    (part,) = gauge.parts
-    if abs(float(np.linalg.norm(part.vector)) - 1) > 1e-3:
-        return None
+    if gauge.push is None and gauge.baseline is not None:
+        length = COEF_SIGMA * gauge.baseline.std
     info = model.info
     rows = torch.zeros(info.n_layers, info.d_model)
-    length = 1.0 if gauge.baseline is None else COEF_SIGMA * gauge.baseline.std
     rows[part.layer] = length * torch.from_numpy(part.vector)
     card = Card(
         kind="assistant_axis" if gauge.kind == "axis" else "persona_vector", name=gauge.name,
         description=gauge.description, sign=f"larger: {gauge.description}", model=info.id, fingerprint=info.fingerprint,
         n_layers=info.n_layers, d_model=info.d_model, recommended_layer=part.layer,
-        layer_choice="the only layer of the gauge",
+        layer_choice="the layer that the gauge gives",
     )  # fmt: skip
-    if gauge.baseline is None:
+    if gauge.baseline is None or bare is None or bare.layer != part.layer:
         return Direction(rows, card)
     # Twentieths of a normal distribution: what is known of an ordinary answer's projections is their mean and spread.
     from scipy.stats import norm
