@@ -184,8 +184,8 @@ POEM = "The gate is open,\nthe dog lies down.\n\nRain on the road,\nrain on the 
 
 def test_texture_tells_verse_from_lists_and_prose() -> None:
     verse = NAMES.index("verse")
-    assert texture(POEM, 1)[verse] == pytest.approx(3 / 5)
-    assert texture(f"Here it is, as you asked me to write it:\n\n{POEM}\nAmen.", 1)[verse] == pytest.approx(4 / 7)
+    assert texture(POEM, 1)[verse] == 1
+    assert texture(f"Here it is, as you asked me to write it:\n\n{POEM}\nAmen.", 1)[verse] == pytest.approx(6 / 7)
     assert texture("> One for the reed\n> and two for the stone,\n> three for the man.", 1)[verse] == 1
     lists = "- milk\n- bread\n- eggs", "1. milk\n2. bread\n3. eggs", "| a | b |\n| - | - |\n| 1 | 2 |"
     code, prose = "```\na = 1\nb = 2\nc = 3\n```", "\n".join(["word " * 30] * 5)
@@ -231,6 +231,21 @@ def test_a_file_gives_back_what_went_in(tmp_path: Path) -> None:
     save_gauges(before, tmp_path / "half", half=True)
     np.testing.assert_allclose(load_gauges(tmp_path / "half").gauges[1].parts[0].vector,
                                before.gauges[1].parts[0].vector, rtol=1e-3)  # fmt: skip
+
+
+def test_a_file_keeps_what_a_gauge_was_made_of(tmp_path: Path) -> None:
+    one = gauges()
+    push = Part(3, np.arange(one.d_model, dtype=np.float32))
+    made = replace(one, gauges=(replace(one.gauges[0], push=push), *one.gauges[1:]))
+    back = load_gauges(save_gauges(made, tmp_path / "g"))
+    found = back.gauges[0].push
+    assert found is not None
+    assert found.layer == 3
+    np.testing.assert_array_equal(found.vector, push.vector)
+    assert [g.push for g in back.gauges[1:]] == [None] * (len(one.gauges) - 1)
+    bad = replace(made, gauges=(replace(one.gauges[0], push=Part(3, np.full(one.d_model, np.nan, np.float32))),))
+    with pytest.raises(FormatError, match="cannot be used"):
+        load_gauges(save_gauges(bad, tmp_path / "bad"))
 
 
 def test_two_gauges_of_one_name_are_refused(tmp_path: Path) -> None:

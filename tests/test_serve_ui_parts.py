@@ -405,6 +405,35 @@ def test_one_along_a_gauge_is_two_sigma(tmp_path: Path) -> None:
     assert float(direction.unit().norm()) == pytest.approx(1, rel=1e-5)
 
 
+def test_a_gauge_that_brings_its_direction_is_pushed_along_that(tmp_path: Path) -> None:
+    """Gauges that read at several layers, too: they could not be pushed along otherwise."""
+    from mien.gauges import Part, save_gauges
+    from mien.serve.catalog import catalog_of
+
+    model = tiny.tiny_model(tiny.taught_net())
+    gauges = serving.gauges_of(model, tmp_path)
+    loud, odd = gauges.gauges
+    vector = np.linspace(-1, 1, model.info.d_model, dtype=np.float32)
+    given = replace(gauges, gauges=(loud, replace(odd, push=Part(2, vector))))
+    catalog = catalog_of(model, files=(save_gauges(given, tmp_path / "g.safetensors"),))
+    assert faces.steerable(catalog) == ["loud", "odd"]
+    direction = catalog.direction("odd")
+    assert direction.layer == 2
+    np.testing.assert_allclose(direction.vector[2].numpy(), vector)
+    beyond = replace(gauges, gauges=(replace(odd, push=Part(99, vector)),))
+    assert faces.steerable(catalog_of(model, files=(save_gauges(beyond, tmp_path / "b.safetensors"),))) == []
+
+
+def test_traits_that_come_with_mien_can_be_pushed_along() -> None:
+    from mien.gauges import bundled_gauges
+
+    found = bundled_gauges("smollm2-135m")
+    assert found is not None
+    assert [g.name for g in found.gauges if g.push is None] == ["delusion_feeding"]  # it was never extracted
+    for gauge in found.gauges:
+        assert gauge.push is None or float(np.linalg.norm(gauge.push.vector)) > 5
+
+
 # ---- alarms for every visitor, and the fence ----
 
 

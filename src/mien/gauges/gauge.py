@@ -43,11 +43,11 @@ class Gauge:
     baseline: Baseline | None = None
     probability: tuple[float, float] | None = None
     """Slope and intercept of the logistic curve from sigma to the probability of the label; fitted gauges only."""
+    evidence: dict[str, Any] = field(default_factory=dict)
+    """Where it comes from and how good it is: what a card says."""
     push: Part | None = None
     """The direction that it was made of, at the layer to steer at and as long as it is, if any: what coef 1 adds.
     What reads best need not be what writes best."""
-    evidence: dict[str, Any] = field(default_factory=dict)
-    """Where it comes from and how good it is: what a card says."""
 
     @property
     def sign(self) -> int:

@@ -30,7 +30,7 @@ _BEGINNING = 6000
 def texture(text: str, place: int) -> np.ndarray:
     """`[8]` float64, in the order of `NAMES`: log2 of the length in characters; shares of the text that is code, lines
     that are list items, headings or table rows, text in long quotes, letters that are not Latin; log2 of the number of
-    the answer in its conversation, from 1; share of lines that stand three or more together, all short; how far words
+    the answer in its conversation, from 1; share of lines that stand together, two or more and all short; how far words
     in Latin letters are from English, 0 to 1.
     """
     size = max(len(text), 1)
@@ -64,7 +64,7 @@ def _verse(prose: str) -> float:
         if _VERSE_LINE.fullmatch(line):
             run += 1
         else:
-            inside, run = inside + (run if run > 2 else 0), 0
+            inside, run = inside + (run if run > 1 else 0), 0
         full += bool(line.strip())
     return inside / max(full, 1)
 
