@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import tempfile
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
+
 import pairs
+import peak_memory
 import torch
 from training_plan import Job, set_name
 
@@ -32,9 +38,10 @@ REPEATS = 15
 RECORDS = 16
 
 
-def measure_cost(bench: Bench, job: Job) -> dict[str, Any]:
-    """Seconds a step of each method beside plain ones, and of screening beside one record at a time."""
-    model, found = bench.model, dict[str, list[tuple[float, float]]]()
+@contextmanager
+def methods(bench: Bench) -> Iterator[dict[str, Callable[[], None]]]:
+    """A step of each method, over the same rows with the same adapter."""
+    model = bench.model
     direction = bench.directions["evil"]
     samples = read_data([bench.set_path(set_name("evil", 3))]).samples[: bench.size.batch]
     system = load_library("evil").instructions[0].pos
@@ -67,11 +74,25 @@ def measure_cost(bench: Bench, job: Job) -> dict[str, Any]:
             nll, divergence, count = kl_terms(net, net, bare)
             step((nll + divergence) / count)
 
-        methods = {"plain": lambda: step(net(**bare).loss), "prevent": prevented,
-                   "inoculate": lambda: step(net(**told).loss), "kl": divergent}  # fmt: skip
-        for name, run in methods.items():
-            found[name] = list(pairs.seconds(run, lambda: step(net(**bare).loss), REPEATS))
-    return {"steps": found, "tokens": int(bare["attention_mask"].sum()), "screen": _screening(bench)}
+        yield {
+            "plain": lambda: step(net(**bare).loss), "prevent": prevented,
+            "inoculate": lambda: step(net(**told).loss), "kl": divergent,
+        }  # fmt: skip
+
+
+def measure_cost(bench: Bench, job: Job) -> dict[str, Any]:
+    """Seconds a step of each method beside plain ones, and of screening beside one record at a time; peak memory."""
+    with methods(bench) as steps:
+        found = {name: list(pairs.seconds(run, steps["plain"], REPEATS)) for name, run in steps.items()}
+    peaks = {name: [_peak(bench, name) for _ in range(2)] for name in ("plain", "prevent")}
+    return {"steps": found, "peaks": peaks, "screen": _screening(bench)}
+
+
+def _peak(bench: Bench, name: str) -> int:
+    """KiB that a fresh process holds at most in a few steps."""
+    command = [sys.executable, __file__, str(bench.base), name]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return int(done.stdout.split()[-1])
 
 
 def _screening(bench: Bench) -> list[tuple[float, float]]:
@@ -89,3 +110,13 @@ def _screening(bench: Bench) -> list[tuple[float, float]]:
                 measure(screen, group, True, number)
 
     return list(pairs.seconds(lambda: run(True), lambda: run(False), 3))
+
+
+if __name__ == "__main__":
+    from training_plan import FULL
+    from training_runs import Bench
+
+    with methods(Bench(Path(sys.argv[1]), FULL)) as found:
+        for _ in range(3):
+            found[sys.argv[2]]()
+    print(peak_memory.peak())

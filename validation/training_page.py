@@ -204,12 +204,15 @@ def step_costs(kept: Kept) -> dict[str, str]:
 
 
 def screening_speed(kept: Kept) -> str:
-    """How much faster records are measured together."""
+    """What prevention costs in memory, and how much faster records are measured together."""
     if "cost" not in kept.rows:
         return "Costs were not measured yet (`--only cost`)."
+    peaks = kept.rows["cost"]["peaks"]
+    more = (min(peaks["prevent"]) - min(peaks["plain"])) / 1024
     times = np.array(kept.rows["cost"]["screen"])
     ratios = times[:, 1] / times[:, 0]
     return (
+        f"Prevention takes {more:+.0f} MB beyond plain training (goals: +50 MB, and 1.05 times the seconds a step). "
         f"Screening measures records together, {np.median(ratios):.1f} times as fast as one at a time "
         f"({ratios.min():.1f} to {ratios.max():.1f} in {len(ratios)} pairs, taken in turn)."
     )
