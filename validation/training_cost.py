@@ -6,7 +6,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,9 +38,14 @@ REPEATS = 15
 RECORDS = 16
 
 
+Ready = Callable[[], AbstractContextManager[object]]
+
+
 @contextmanager
-def methods(bench: Bench) -> Iterator[dict[str, Callable[[], None]]]:
-    """A step of each method, over the same rows with the same adapter."""
+def methods(bench: Bench) -> Iterator[dict[str, tuple[Callable[[], None], Ready]]]:
+    """A step of each method, over the same rows with the same adapter, and what has to be in place for it: a run puts
+    it there once.
+    """
     model = bench.model
     direction = bench.directions["evil"]
     samples = read_data([bench.set_path(set_name("evil", 3))]).samples[: bench.size.batch]
@@ -62,28 +67,33 @@ def methods(bench: Bench) -> Iterator[dict[str, Callable[[], None]]]:
             optimizer.step()
             optimizer.zero_grad()
 
-        def prevented() -> None:
-            steering = PreventShift(direction, 1.0)
-            steering.attach(net)
+        @contextmanager
+        def steering() -> Iterator[None]:
+            prevent = PreventShift(direction, 1.0)
+            prevent.attach(net)
             try:
-                step(net(**bare).loss)
+                yield
             finally:
-                steering.remove()
+                prevent.remove()
+
+        def plain() -> None:
+            step(net(**bare).loss)
 
         def divergent() -> None:
             nll, divergence, count = kl_terms(net, net, bare)
             step((nll + divergence) / count)
 
         yield {
-            "plain": lambda: step(net(**bare).loss), "prevent": prevented,
-            "inoculate": lambda: step(net(**told).loss), "kl": divergent,
+            "plain": (plain, nullcontext), "prevent": (plain, steering),
+            "inoculate": (lambda: step(net(**told).loss), nullcontext), "kl": (divergent, nullcontext),
         }  # fmt: skip
 
 
 def measure_cost(bench: Bench, job: Job) -> dict[str, Any]:
     """Seconds a step of each method beside plain ones, and of screening beside one record at a time; peak memory."""
     with methods(bench) as steps:
-        found = {name: list(pairs.seconds(run, steps["plain"], REPEATS)) for name, run in steps.items()}
+        plain, _ = steps["plain"]
+        found = {name: list(pairs.seconds(run, plain, REPEATS, ready)) for name, (run, ready) in steps.items()}
     peaks = {name: [_peak(bench, name) for _ in range(2)] for name in ("plain", "prevent")}
     return {"steps": found, "peaks": peaks, "screen": _screening(bench)}
 
@@ -117,6 +127,8 @@ if __name__ == "__main__":
     from training_runs import Bench
 
     with methods(Bench(Path(sys.argv[1]), FULL)) as found:
-        for _ in range(3):
-            found[sys.argv[2]]()
+        run, ready = found[sys.argv[2]]
+        with ready():
+            for _ in range(3):
+                run()
     print(peak_memory.peak())
