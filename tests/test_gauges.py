@@ -179,6 +179,12 @@ def test_texture_sees_what_it_names() -> None:
     )
 
 
+@pytest.mark.parametrize("mark", ["\n", " ", ">", "> ", "“", '"', "`", "1", "- ", "a\n", "“ ”"])
+def test_texture_of_a_million_of_anything(mark: str) -> None:
+    """In a time that grows with the text alone: this would not end otherwise."""
+    assert np.isfinite(texture(mark * 1_000_000, 1)).all()
+
+
 POEM = "The gate is open,\nthe dog lies down.\n\nRain on the road,\nrain on the town,\nand nobody home."
 
 

@@ -13,9 +13,10 @@ import numpy as np
 
 NAMES = ("length", "code", "lists", "quotes", "other script", "place", "verse", "other language")
 _FENCE = re.compile(r"```.*?(?:```|\Z)", re.DOTALL)
+# Nothing here may look ahead over more than a line or up to the next mark: texts come from strangers.
 _LIST_MARK = r"(?:[-*+•]|\d+[.)]|\||#{1,6} )"
-_LIST_LINE = re.compile(rf"^\s*{_LIST_MARK}", re.MULTILINE)
-_QUOTE_LINE = re.compile(r"^\s*>.*$|“[^”]{20,}”|\"[^\"\n]{20,}\"", re.MULTILINE)
+_LIST_LINE = re.compile(rf"^[^\S\n]*{_LIST_MARK}", re.MULTILINE)
+_QUOTE_LINE = re.compile(r"^[^\S\n]*>.*$|“[^“”]{20,}”|\"[^\"\n]{20,}\"", re.MULTILINE)
 _VERSE_LINE = re.compile(rf"[\s>]*(?!\s|>|{_LIST_MARK}).{{1,70}}")
 _WORD = re.compile(r"[a-z\u00df-\u024f]+")
 _ENGLISH = frozenset(re.findall(r"\w+", """
