@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import click
 import jsonschema
 import pytest
 import torch
@@ -27,7 +28,6 @@ from processes import Done, command, mien, running
 
 COMMANDS = sorted(p.stem.removesuffix("_command") for p in (Path(package.__file__).parent / "cli").glob("*_command.py"))
 """By the files that are there: one that nobody can call is found."""
-GROUPS = ("gauge", "organisms")
 Files = dict[str, bytes]
 
 
@@ -110,10 +110,27 @@ def test_every_command_explains_itself_without_loading_torch(name: str) -> None:
     done = command("python", "-c", code)
     assert done.out.startswith(f"Usage: mien {name} ")
     assert done.out.endswith("exit 0 False\n")
-    if name not in GROUPS:
-        assert "--json" in done.out
-        assert "--quiet" in done.out or name == "serve"
     assert done.err == ""
+
+
+def test_every_command_speaks_to_programs() -> None:
+    """The parts of groups, too."""
+    from mien.cli import group
+
+    def leaves(command: click.Command, words: str) -> Iterator[tuple[str, click.Command]]:
+        if not isinstance(command, click.Group):
+            yield words, command
+            return
+        for name in command.list_commands(click.Context(command)):
+            inner = command.get_command(click.Context(command), name)
+            assert inner is not None
+            yield from leaves(inner, f"{words} {name}")
+
+    found = dict(leaves(group, "mien"))
+    assert len(found) > len(COMMANDS)
+    for words, leaf in found.items():
+        options = {option for parameter in leaf.params for option in parameter.opts}
+        assert {"--json", "--quiet"} <= options, words
 
 
 def test_every_command_has_its_help_in_the_docs() -> None:
@@ -396,6 +413,11 @@ def test_a_direction_of_another_model_is_refused(home: Path, noise: Path) -> Non
     (folder,) = (home / "directions").glob("*/loud")
     done = mien("steer", folder, "What now?", "--model", noise, "--quiet")
     refused(done, ModelError, "was made for", "extract it again")
+
+
+def test_a_trait_of_the_library_that_was_not_made_is_told_how(home: Path, model: Path) -> None:
+    done = mien("show", "evil", "--model", model)
+    assert f"mien extract --spec evil --model {model}" in done.err
 
 
 @pytest.mark.parametrize("name", ["nobody", "x" * 300, "~nosuchuser/x", "."])

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import re
+from importlib import resources
 from pathlib import Path
 
 from mien.errors import InputError, RunError
@@ -64,9 +65,12 @@ def find_direction(name_or_folder: str, model_id: str) -> Path:
     if is_folder:
         raise InputError(f"The folder {name_or_folder} holds no card.json, so it is not a direction.")
     known = f" Known for it: {', '.join(kept)}." if kept else ""
+    library = resources.files("mien") / "library" / "traits"
+    ours = name_or_folder.isidentifier() and (library / f"{name_or_folder}.yaml").is_file()
+    what = f"--spec {name_or_folder}" if ours else f'"one sentence about it" --name {name_or_folder}'
     raise InputError(
         f"There is no direction {name_or_folder!r} for {model_id}; make it with: "
-        f'mien extract "one sentence about it" --name {name_or_folder} --model {model_id}.{known}'
+        f"mien extract {what} --model {model_id}.{known}"
     )
 
 
