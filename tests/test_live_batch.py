@@ -364,6 +364,32 @@ def test_an_answer_cut_at_its_limit(read: bool) -> None:
         assert np.isfinite(end.tokens).all()
 
 
+def test_the_last_token_goes_as_deep_as_it_is_read() -> None:
+    passed: list[int] = []
+    handles = [
+        block.register_forward_hook(lambda *_, at=at: passed.append(at))
+        for at, block in enumerate(MODEL.blocks.modules)
+    ]
+    layer = min(PROBES)
+    probes = {layer: PROBES[layer]}
+    try:
+        with batch_of(MODEL, probes) as batch:
+            passed.clear()
+            short, long = (request(f"r{n}", [5, 6, 7], n, read=True) for n in (2, 4))
+            told = ends(play(batch, [(0, short), (0, long)]))
+    finally:
+        for handle in handles:
+            handle.remove()
+    # The prompt and three tokens of the longer go through all layers, the short one's last token beside it.
+    deepest = MODEL.n_layers - 1
+    assert (passed.count(layer), passed.count(deepest)) == (5, 4)
+    for each in (short, long):
+        end = told[each.id]
+        assert end.tokens is not None
+        plain = naive_read(MODEL, [5, 6, 7, *end.ids], 3, probes)
+        np.testing.assert_allclose(end.tokens, plain[3:], atol=2e-4, rtol=1e-4)
+
+
 def test_alternatives_are_the_likeliest() -> None:
     told = alone(MODEL, request("r", [5, 6, 7], 3, 1.0, top_logprobs=4, seed=3))
     ids = [e.id for e in told[:-1] if isinstance(e, LiveToken)]

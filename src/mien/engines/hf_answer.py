@@ -124,11 +124,13 @@ class Answer:
 
         Numbers that are none end it at once, amid its prompt too: they must not be copied to where others will be.
         """
+        if self.closing:
+            return self.close(math.isfinite(logprob))
         if not math.isfinite(logprob) or (self._reads and not np.isfinite(self._reads[-1]).all()):
             return [self.end("error", error=_NOT_FINITE)]
         if self.left:
             return []
-        if self.closing or not self.request.sampling.max_tokens:
+        if not self.request.sampling.max_tokens:
             return [self.end("length")]
         if token in self._stop_ids:
             return [self.end("stop")]
@@ -141,6 +143,13 @@ class Answer:
             self.closing = self.reads
             if not self.closing:
                 events.append(self.end("length"))
+        return events
+
+    def close(self, sound: bool = True) -> list[LiveEvent]:
+        """The state of its last token is known, so it ends. If its stream came to numbers that are none after all that
+        is read (`sound` says not), its keys and values are not to be left behind."""
+        events: list[LiveEvent] = [self.end("length")]
+        self.broken |= not sound
         return events
 
     def end(self, finish: Finish, error: str = "") -> LiveEnd:

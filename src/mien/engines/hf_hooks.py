@@ -90,6 +90,8 @@ class RowHooks:
     def __init__(self, blocks: Blocks, probes: Mapping[int, torch.Tensor]) -> None:
         self._probes = {layer: v.detach().to(torch.float32).T for layer, v in sorted(probes.items()) if len(v)}
         self.n_probes = sum(v.shape[1] for v in self._probes.values())
+        self.layers = tuple(self._probes)
+        """Layers that are read, ascending."""
         self._running: Running | None = None
         self._handles = [
             block.register_forward_hook(partial(self._hook, layer)) for layer, block in enumerate(blocks.modules)

@@ -270,9 +270,10 @@ class LiveBatch:
 
     def _run_writers(self, first: int, answers: Sequence[Answer]) -> Outcome:
         edits, chooser = self._tables(answers)
+        until = max(*self._hooks.layers, *edits, -1) if all(a.closing for a in answers) else None
         passed = self._passes.run(
             first, [[a.newest] for a in answers], [a.fed for a in answers],
-            edits=edits, read=any(a.reads for a in answers),
+            edits=edits, read=any(a.reads for a in answers), until=until,
         )  # fmt: skip
         return Outcome(passed, answers, chooser, [1] * len(answers))
 

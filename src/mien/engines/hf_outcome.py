@@ -29,7 +29,9 @@ class Outcome:
     def __init__(self, passed: Passed, answers: Sequence[Answer], chooser: Chooser, sizes: Sequence[int]) -> None:
         self._sizes = sizes
         self._top = max((a.request.top_logprobs for a in answers), default=0)
-        parts = {"drawn": self._draw(passed.logits, answers, chooser)}
+        parts = {}
+        if passed.logits is not None:
+            parts["drawn"] = self._draw(passed.logits, answers, chooser)
         if passed.fired is not None:
             parts["fired"] = passed.fired
         if passed.projections is not None:
@@ -52,6 +54,8 @@ class Outcome:
         return self._parts[name][row, -n:] if name in self._parts else None
 
     def _take(self, answer: Answer, row: int) -> list[LiveEvent]:
+        if "drawn" not in self._parts:
+            return answer.close()
         token, logprob, *rest = self._parts["drawn"][row].tolist()
         n = answer.request.top_logprobs
         top = [(int(i), p) for i, p in zip(rest[:n], rest[self._top :][:n], strict=True)]

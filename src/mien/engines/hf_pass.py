@@ -16,6 +16,7 @@ from mien.engines.hf_hooks import Edits, RowHooks, Running
 from mien.engines.hf_slots import BLOCK, Places, SlotCache, windows_of
 from mien.errors import ModelError
 from mien.models import Model
+from mien.residual import run_partly, stopping_after
 
 _ROUND = 16
 """Key columns of a pass are a multiple of it: GPUs' attention kernels would pad the mask at every layer."""
@@ -25,8 +26,8 @@ _ROUND = 16
 class Passed:
     """What a pass over rows gave."""
 
-    logits: torch.Tensor
-    """`[b, v]` after each row's newest token."""
+    logits: torch.Tensor | None
+    """`[b, v]` after each row's newest token; None where the pass ended before the last layer."""
     projections: torch.Tensor | None
     """`[b, s, p]` float32, if asked for; columns in front of a row's tokens hold rubbish."""
     fired: torch.Tensor | None
@@ -66,6 +67,7 @@ class Passes:
         *,
         edits: Edits,
         read: bool = False,
+        until: int | None = None,
     ) -> Passed:
         """Feed each row of `[first, first + b)` some new tokens.
 
@@ -77,6 +79,7 @@ class Passes:
             lengths: how many tokens each row has fed before.
             edits: what is done to the stream.
             read: whether projections are wanted.
+            until: the deepest layer that is wanted, if logits are not. The rows cannot be gone on with after that.
         """
         model, device = self._model, self._model.device
         ids, positions = _aligned(chunks, lengths, model.pad_id)
@@ -89,7 +92,12 @@ class Passes:
             "past_key_values": self.cache, "use_cache": True,
         }  # fmt: skip
         with self._hooks.running(Running(edits, read)) as running:
-            found = model.net(**inputs, logits_to_keep=1).logits[:, -1]
+            if until is None:
+                found = model.net(**inputs, logits_to_keep=1).logits[:, -1]
+            else:
+                found = None
+                with stopping_after(model.blocks, until):
+                    run_partly(model.blocks, **inputs)
         return Passed(found, running.projections(device) if read else None, running.fired)
 
     def _places(
@@ -168,6 +176,7 @@ def require_servable(model: Model, passes: Passes) -> None:
         passes.run(0, [known[4:7], other[:1]], [4, 0], edits={})
         passes.run(1, [other[1:2]], [1], edits={})
         found = passes.run(0, [known[7:], other[2:]], [7, 2], edits={}).logits
+        assert found is not None
         for row, text in zip(found.float(), (known, other), strict=True):
             plain = model.net(input_ids=torch.tensor([text]).to(model.device), use_cache=False).logits[0, -1].float()
             close = max(1e-3, 16 * torch.finfo(passes._dtype).eps) * float(plain.abs().max())

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from mien.errors import InputError, MissingExtraError, RunError
+from mien.errors import InputError, MienError, MissingExtraError, RunError
 from mien.home import home
 from mien.serve.records import Alarm, AlarmKind, Turn
 
@@ -112,6 +112,25 @@ class History:
         targets, now = self._targets, self._clock()
         with self._writing() as connection:
             return write_turn(connection, turn, targets=targets, keep_text=self._keep_text, now=now)
+
+    def record_all(self, turns: Sequence[Turn]) -> list[list[Alarm] | MienError]:
+        """`record` for each, in their order, in one transaction; an error stands for a turn that was not kept. Where
+        the database refuses them together, each is tried by itself.
+        """
+        from mien.serve.recording import write_turn
+
+        targets, now = self._targets, self._clock()
+        kept: list[list[Alarm] | MienError] = []
+        try:
+            with self._writing() as connection:
+                for turn in turns:
+                    try:
+                        kept.append(write_turn(connection, turn, targets=targets, keep_text=self._keep_text, now=now))
+                    except InputError as error:  # said before anything of it is written
+                        kept.append(error)
+            return kept
+        except RunError as error:
+            return [error] if len(turns) == 1 else [each for turn in turns for each in self.record_all([turn])]
 
     def alarms(self, after: int = 0, limit: int = 100) -> list[Alarm]:
         """Alarms whose ids are greater than `after`, ascending."""

@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from mien.errors import MienError
@@ -18,6 +19,7 @@ from mien.serve.catalog import Catalog
 from mien.serve.conversations import Remembered, digest_of
 from mien.serve.orders import Ended, Order
 from mien.serve.records import Alarm, GaugeReading, Turn
+from mien.serve.together import Together
 from mien.serve.watch import Plan, Watch, Watched, readings_at
 
 if TYPE_CHECKING:
@@ -59,6 +61,7 @@ class Recorder:
         self._tells, self._keep_text, self._clock = tells, keep_text, clock
         self._remembered = Remembered()
         self._threads = ThreadPoolExecutor(4, "mien-history")
+        self._together = Together(partial(self.aside, history.record_all))
         self.failed = False
         """Whether the last turn could not be written."""
 
@@ -85,14 +88,11 @@ class Recorder:
     async def put(self, turns: Sequence[Turn]) -> tuple[int, ...]:
         """Keep turns; ids of the alarms that they raised. A history that refuses costs no one an answer."""
         found: list[Alarm] = []
-        for turn in turns:
-            try:
-                alarms = await self.aside(self.history.record, turn)
-            except MienError as error:
-                self.failed = True
-                _log.error("request %s: its readings could not be kept: %s", turn.request, error)
+        for turn, alarms in zip(turns, await self._together.record(turns), strict=True):
+            self.failed = isinstance(alarms, MienError)
+            if isinstance(alarms, MienError):
+                _log.error("request %s: its readings could not be kept: %s", turn.request, alarms)
                 continue
-            self.failed = False
             found += alarms
             if self._metrics is not None:
                 self._metrics.turn(turn)
