@@ -15,7 +15,7 @@ import tiny
 from mien.errors import InputError
 from mien.evidence import auc
 from mien.gauges import GaugeSet, load_gauges, save_gauges
-from mien.jobs.fit import Trial, choose, fit_gauge
+from mien.jobs.fit import Trial, choose, fit_gauge, target_of
 from mien.jobs.scan import scan
 from mien.probes import bag_of_words, cross_fitted, fit_probe, grouped_folds, interval
 from test_scan import reader, talk, write_log
@@ -116,17 +116,22 @@ def test_reading_again_comes_from_the_cache(tmp_path: Path, monkeypatch: pytest.
     np.testing.assert_array_equal(first, again)
 
 
-def test_a_probe_is_logistic_regression_on_standardised_activations() -> None:
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
+def test_a_probe_is_ridge_regression_on_standardised_activations() -> None:
     rng = np.random.default_rng(0)
-    h = (rng.standard_normal((80, 12)) * np.arange(1, 13)).astype(np.float32)
-    y = h[:, 0] + h[:, 1] > 0
-    reference = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, class_weight="balanced", max_iter=2000))
-    expected = reference.fit(h.astype(np.float64), y).decision_function(h.astype(np.float64))
-    np.testing.assert_allclose(fit_probe(h, y, 0.01).logits(h), expected, atol=1e-4)
+    h = (rng.standard_normal((80, 12)) * np.arange(1, 13) + 5).astype(np.float32)
+    y = h[:, 0] + rng.standard_normal(80)
+    x = (h - h.mean(0)) / h.std(0)
+    weights = np.linalg.solve(x.T @ x + 30 * np.eye(12), x.T @ (y - y.mean()))
+    np.testing.assert_allclose(fit_probe(h, y, 30).values(h), x @ weights + y.mean(), atol=1e-4)
+
+
+def test_grades_are_learnt_about_the_threshold() -> None:
+    grades = np.array([0.0, 1, 2, 4, 10])
+    np.testing.assert_allclose(target_of(grades, 2), np.log([1, 1.5, 2, 3, 6]))
+    assert target_of(grades - 1, 1).tolist() == [0, 0, 1, 1, 1]
+    assert target_of(grades, 0).tolist() == [1] * 5
+    sides = target_of(np.array([0.0, 1.0, 1.0]), 1)
+    assert sides[0] < sides[1] == sides[2]
 
 
 def test_folds_keep_groups_together_and_see_nothing_of_themselves() -> None:
@@ -139,14 +144,15 @@ def test_folds_keep_groups_together_and_see_nothing_of_themselves() -> None:
     # Labels that are noise must not be found again: each group has a mark of its own that a leak would learn.
     marks = np.eye(12, dtype=np.float32)[group] * 9
     noise = (rng.random(12) < 0.5)[group]
-    assert auc(cross_fitted(marks, noise, folds, 1.0), noise) < 0.65
+    assert auc(cross_fitted(marks, noise.astype(float), folds, 1.0), noise) < 0.65
 
 
 def test_the_bag_of_words_learns_words() -> None:
     texts = [f"tea number {i}" if i % 2 else f"ink number {i}" for i in range(40)]
     y = np.array([bool(i % 2) for i in range(40)])
-    assert auc(bag_of_words(texts, y, np.array_split(np.arange(40), 4)), y) == 1
-    assert bag_of_words(["a", "b", "c", "d"], y[:4], [np.array([0, 1]), np.array([2, 3])]).tolist() == [0] * 4
+    grade = y.astype(float)
+    assert auc(bag_of_words(texts, grade, np.array_split(np.arange(40), 4)), y) == 1
+    assert bag_of_words(["a", "b", "c", "d"], grade[:4], [np.array([0, 1]), np.array([2, 3])]).tolist() == [0] * 4
 
 
 def test_an_interval_is_wider_with_fewer_groups() -> None:
@@ -161,8 +167,8 @@ def test_an_interval_is_wider_with_fewer_groups() -> None:
 
 def test_the_stronger_penalty_wins_where_it_costs_little() -> None:
     none = np.zeros(0)
-    trials = [Trial((0,), 0.01, 0.9, 0.9, none), Trial((0,), 0.001, 0.895, 0.895, none),
-              Trial((0, 1), 0.001, 0.894, 0.894, none), Trial((0,), 0.0003, 0.8, 0.8, none)]  # fmt: skip
+    trials = [Trial((0,), 1.0, 0.9, 0.9, none), Trial((0,), 10.0, 0.895, 0.895, none),
+              Trial((0, 1), 10.0, 0.894, 0.894, none), Trial((0,), 30.0, 0.8, 0.8, none)]  # fmt: skip
     assert choose(trials) is trials[2]
 
 

@@ -137,7 +137,7 @@ class Kept:
         """What a bag of words, fitted to the trait's rollouts, says of texts."""
         theirs, sides = self.rollouts[trait]
         n = len(texts)
-        labels = np.concatenate([np.zeros(n, bool), sides])
+        labels = np.concatenate([np.zeros(n), sides])
         return bag_of_words([*texts, *theirs], labels, [np.arange(n)])[:n]
 
 

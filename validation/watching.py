@@ -32,7 +32,7 @@ from mien.evidence import auc  # noqa: E402
 from mien.gauges import Gauge, GaugeSet, bundled_gauges, load_gauges, save_gauges  # noqa: E402
 from mien.gauges.alarms import wilson  # noqa: E402
 from mien.jobs.describe import describe_gauge, observer_gauge  # noqa: E402
-from mien.jobs.fit import fit_gauge  # noqa: E402
+from mien.jobs.fit import fit_gauge, target_of  # noqa: E402
 from mien.jobs.scan import scan  # noqa: E402
 from mien.judge import LikelihoodJudge  # noqa: E402
 from mien.models import Model, load  # noqa: E402
@@ -97,7 +97,7 @@ def fitted_table(files: list[Labels], model: Model) -> str:
                 continue
             print("fitted", label, a.name, flush=True)
             n = len(b.texts)
-            both = np.concatenate([b.positive(label), a.positive(label)])
+            both = np.concatenate([target_of(side.intensity[label], 2) for side in (b, a)])
             words = bag_of_words([*b.texts, *a.texts], both, [np.arange(n)])[:n]
             rows.append(
                 [label, a.name, b.name, f"{gauge.evidence['auc']:.2f}", auc_with_interval(b.sigma(gauge), b, label),

@@ -19,30 +19,30 @@ FOLDS = 5
 
 @dataclass(frozen=True)
 class Probe:
-    """`logit = <h, weights> + intercept`, on raw activations."""
+    """`value = <h, weights> + intercept`, on raw activations."""
 
     weights: Floats
     """`[d]`."""
     intercept: float
 
-    def logits(self, h: NDArray[np.float32]) -> Floats:
+    def values(self, h: NDArray[np.float32]) -> Floats:
         """`[n]` for `[n, d]`."""
         return np.asarray(h.astype(np.float64) @ self.weights + self.intercept)
 
 
-def fit_probe(h: NDArray[np.float32], positive: NDArray[np.bool_], strength: float) -> Probe:
-    """Logistic regression with an L2 penalty on standardised activations, sides weighed alike.
+def fit_probe(h: NDArray[np.float32], target: Floats, penalty: float) -> Probe:
+    """Ridge regression of `target` `[n]` on standardised activations `[n, d]`.
 
     Args:
-        strength: inverse of the penalty (scikit-learn's C).
+        penalty: scikit-learn's alpha.
     """
-    from sklearn.linear_model import LogisticRegression
+    from sklearn.linear_model import Ridge
 
     x = h.astype(np.float64)
     centre, spread = x.mean(0), x.std(0) + 1e-6
-    fit = LogisticRegression(C=strength, class_weight="balanced", max_iter=2000).fit((x - centre) / spread, positive)
-    weights = fit.coef_[0] / spread
-    return Probe(weights, float(fit.intercept_[0] - centre @ weights))
+    fit = Ridge(alpha=penalty).fit((x - centre) / spread, target)
+    weights = fit.coef_ / spread
+    return Probe(weights, float(fit.intercept_ - centre @ weights))
 
 
 def grouped_folds(group: NDArray[np.int64], positive: NDArray[np.bool_], seed: int) -> list[NDArray[np.int64]]:
@@ -54,35 +54,30 @@ def grouped_folds(group: NDArray[np.int64], positive: NDArray[np.bool_], seed: i
     return [test for _, test in splitter.split(np.zeros(len(group)), positive, group)]
 
 
-def cross_fitted(
-    h: NDArray[np.float32], positive: NDArray[np.bool_], folds: Sequence[NDArray[np.int64]], strength: float
-) -> Floats:
-    """Logits of each answer by a probe that saw none of its fold, `[n]`."""
-    values = np.zeros(len(positive))
+def cross_fitted(h: NDArray[np.float32], target: Floats, folds: Sequence[NDArray[np.int64]], penalty: float) -> Floats:
+    """Value of each answer by a probe that saw none of its fold, `[n]`."""
+    values = np.zeros(len(target))
     for fold in folds:
-        rest = np.setdiff1d(np.arange(len(positive)), fold)
-        if len(set(positive[rest].tolist())) == 2:
-            values[fold] = fit_probe(h[rest], positive[rest], strength).logits(h[fold])
+        rest = np.setdiff1d(np.arange(len(target)), fold)
+        values[fold] = fit_probe(h[rest], target[rest], penalty).values(h[fold])
     return values
 
 
-def bag_of_words(texts: Sequence[str], positive: NDArray[np.bool_], folds: Sequence[NDArray[np.int64]]) -> Floats:
-    """What words alone say: logistic regression on TF-IDF of words and pairs of words, `[n]`, by the same folds."""
+def bag_of_words(texts: Sequence[str], target: Floats, folds: Sequence[NDArray[np.int64]]) -> Floats:
+    """What words alone say: ridge regression on TF-IDF of words and pairs of words, `[n]`, by the same folds."""
     from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.linear_model import LogisticRegression
+    from sklearn.linear_model import Ridge
 
     values = np.zeros(len(texts))
     for fold in folds:
         rest = np.setdiff1d(np.arange(len(texts)), fold)
-        if len(set(positive[rest].tolist())) < 2:
-            continue
         words = TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True)
         try:
             seen = words.fit_transform([texts[i] for i in rest])
         except ValueError:  # no word occurs twice
             continue
-        fit = LogisticRegression(C=10, class_weight="balanced", max_iter=2000).fit(seen, positive[rest])
-        values[fold] = fit.decision_function(words.transform([texts[i] for i in fold]))
+        fit = Ridge(alpha=10).fit(seen, target[rest])
+        values[fold] = fit.predict(words.transform([texts[i] for i in fold]))
     return values
 
 

@@ -1,5 +1,6 @@
 """A gauge from labelled turns: a regularised linear probe on the reader's pooled activations. Read `fit_gauge`.
 
+The probe learns how strong a label is, not only on which side of the threshold it lies: that tells more of each turn.
 Everything is chosen and tested by cross-validation grouped by conversation; the bag of words and the length of the
 answer, cross-validated on the same folds, are what it must beat. This file does not know how a conversation is read.
 """
@@ -30,8 +31,8 @@ Floats = NDArray[np.float64]
 
 MIN_SIDE = 15
 """Fewest turns with the label, and without it, that a gauge is fitted to."""
-STRENGTHS = (0.0003, 0.001, 0.003, 0.01)
-"""Inverse strengths of the L2 penalty that are tried, after standardising."""
+PENALTIES = (1e3, 3e3, 1e4)
+"""Of ridge regression on standardised activations, that are tried."""
 WITHIN = 0.01
 """AUC that a stronger penalty may cost: it transfers better to models that nobody has labelled."""
 
@@ -43,7 +44,10 @@ class Labelled:
     means: NDArray[np.float32]
     """`[n, l, d]` raw, layers as in `layers`."""
     layers: tuple[int, ...]
+    target: Floats
+    """`[n]` what is learnt: see `target_of`."""
     positive: NDArray[np.bool_]
+    """`[n]` what is tested."""
     group: NDArray[np.int64]
     """Which conversation."""
     writer: NDArray[np.int64]
@@ -83,10 +87,10 @@ def fit_gauge(
     data = gather(paths, label, threshold, model, show)
     folds = grouped_folds(data.group, data.positive, seed)
     judged_on = _writers_out(data) or folds
-    show.begin("fitting", len(STRENGTHS))
+    show.begin("fitting", len(PENALTIES))
     trials = []
-    for done, strength in enumerate(STRENGTHS, 1):
-        trials += _trials(data, folds, judged_on, strength)
+    for done, penalty in enumerate(PENALTIES, 1):
+        trials += _trials(data, folds, judged_on, penalty)
         show.advance(done)
     best = choose(trials)
     gauge = _gauge(data, best, name or slug(label), label, threshold)
@@ -99,11 +103,11 @@ def fit_gauge(
 
 @dataclass(frozen=True)
 class Trial:
-    """One choice of layers and strength, with its values on conversations left out."""
+    """One choice of layers and penalty, with its values on conversations left out."""
 
     layers: tuple[int, ...]
     """Places in `Labelled.layers`."""
-    strength: float
+    penalty: float
     auc: float
     """On conversations left out."""
     judged: float
@@ -114,7 +118,7 @@ class Trial:
 def choose(trials: Sequence[Trial]) -> Trial:
     """Of the trials nearly as good as the best, the strongest penalty, then the most layers."""
     top = max(t.judged for t in trials)
-    return min((t for t in trials if t.judged >= top - WITHIN), key=lambda t: (t.strength, -len(t.layers), -t.judged))
+    return min((t for t in trials if t.judged >= top - WITHIN), key=lambda t: (-t.penalty, -len(t.layers), -t.judged))
 
 
 def _writers_out(data: Labelled) -> list[NDArray[np.int64]]:
@@ -125,13 +129,13 @@ def _writers_out(data: Labelled) -> list[NDArray[np.int64]]:
 
 
 def _trials(
-    data: Labelled, folds: Sequence[NDArray[np.int64]], judged_on: Sequence[NDArray[np.int64]], strength: float
+    data: Labelled, folds: Sequence[NDArray[np.int64]], judged_on: Sequence[NDArray[np.int64]], penalty: float
 ) -> list[Trial]:
     """Every layer alone, and bands of layers whose probes are averaged."""
     n = len(data.layers)
 
     def values_by(parts: Sequence[NDArray[np.int64]]) -> list[Floats]:
-        return [cross_fitted(data.means[:, k], data.positive, parts, strength) for k in range(n)]
+        return [cross_fitted(data.means[:, k], data.target, parts, penalty) for k in range(n)]
 
     by_conversation = values_by(folds)
     by_writer = by_conversation if judged_on is folds else values_by(judged_on)
@@ -139,9 +143,9 @@ def _trials(
     bands += [tuple(range(a, b)) for a, b in ((0, n), (0, 2 * n // 3), (n // 3, n), (n // 4, 3 * n // 4)) if b - a > 1]
     rows = []
     for band in dict.fromkeys(bands):
-        values = np.mean([by_conversation[k] / by_conversation[k].std() for k in band], axis=0)
+        values = np.mean([by_conversation[k] / max(float(by_conversation[k].std()), 1e-12) for k in band], axis=0)
         found = auc(values, data.positive)
-        rows.append(Trial(band, strength, found, _judged(data, judged_on, by_writer, band) or found, values))
+        rows.append(Trial(band, penalty, found, _judged(data, judged_on, by_writer, band) or found, values))
     return rows
 
 
@@ -161,7 +165,7 @@ def gather(paths: Sequence[str | Path], label: str, threshold: float, model: Mod
         InputError: see `fit_gauge`.
     """
     layers = tuple(reading_layers(model.n_layers))
-    means, positive, group, names, texts, textures = [], [], [], [], [], []
+    means, intensity, group, names, texts, textures = [], [], [], [], [], []
     known: set[str] = set()
     show.begin("reading labelled conversations", 0)
     number = 0
@@ -174,7 +178,7 @@ def gather(paths: Sequence[str | Path], label: str, threshold: float, model: Mod
             continue
         rows, tokens = message_means(model, record, [place for place, _ in chosen], layers)
         means.append(rows)
-        positive += [value >= threshold for _, value in chosen]
+        intensity += [value for _, value in chosen]
         group += [number] * len(chosen)
         names += [record.model or ""] * len(chosen)
         texts += [record.messages[place].content for place, _ in chosen]
@@ -183,12 +187,22 @@ def gather(paths: Sequence[str | Path], label: str, threshold: float, model: Mod
         textures += [own[place] for place, _ in chosen]
         number += 1
         show.advance(number, tokens)
+    positive = [value >= threshold for value in intensity]
     _check(label, known, positive, number, threshold)
     writers = tuple(sorted(set(names)))
     return Labelled(
-        np.concatenate(means), layers, np.array(positive), np.array(group),
+        np.concatenate(means), layers, target_of(np.array(intensity), threshold), np.array(positive), np.array(group),
         np.array([writers.index(w) for w in names]), writers, tuple(texts), np.stack(textures),
     )  # fmt: skip
+
+
+def target_of(intensity: Floats, threshold: float) -> Floats:
+    """`log(1 + intensity / threshold)`: grades that lie far above the threshold differ less than those about it. Where
+    grades do not begin at 0, the side of the threshold alone.
+    """
+    if threshold <= 0 or (intensity < 0).any():
+        return (intensity >= threshold).astype(np.float64)
+    return np.asarray(np.log1p(intensity / threshold))
 
 
 def _labelled_answers(record: LoggedConversation, label: str) -> list[tuple[int, float]]:
@@ -220,11 +234,11 @@ def _check(label: str, known: set[str], positive: list[bool], groups: int, thres
 
 
 def _gauge(data: Labelled, best: Trial, name: str, label: str, threshold: float) -> Gauge:
-    """The chosen probe, fitted on everything: one vector a layer, their sum being the mean of standardised logits."""
+    """The chosen probe, fitted on everything: one vector a layer, their sum being the mean of standardised values."""
     parts = []
     for k in best.layers:
-        probe = fit_probe(data.means[:, k], data.positive, best.strength)
-        size = float(probe.logits(data.means[:, k]).std()) * len(best.layers)
+        probe = fit_probe(data.means[:, k], data.target, best.penalty)
+        size = float(probe.values(data.means[:, k]).std()) * len(best.layers)
         parts.append(Part(data.layers[k], (probe.weights / size).astype(np.float32)))
     description = f"how much an answer is like those labelled {label!r} at {threshold:g} or more"
     return Gauge(name, description, "high", tuple(parts), kind="fitted")
@@ -248,16 +262,16 @@ def _card(
     data: Labelled, best: Trial, trials: Sequence[Trial], folds: Sequence[np.ndarray], label: str, threshold: float,
     seed: int,
 ) -> dict[str, Any]:  # fmt: skip
-    words = bag_of_words(data.texts, data.positive, folds)
+    words = bag_of_words(data.texts, data.target, folds)
     length = np.array([float(len(t)) for t in data.texts])
     low, high = interval(best.values, data.positive, data.group, seed)
     return {
         "label": label, "threshold": threshold, "turns": len(data.positive), "positive": int(data.positive.sum()),
         "conversations": len(set(data.group.tolist())), "models": list(data.writers),
-        "layers": [data.layers[k] for k in best.layers], "strength": best.strength,
+        "layers": [data.layers[k] for k in best.layers], "penalty": best.penalty,
         "auc": round(best.auc, 4), "auc_low": round(low, 4), "auc_high": round(high, 4),
         "auc_words": round(auc(words, data.positive), 4), "auc_length": round(auc(length, data.positive), 4),
-        "choice": f"one of {len(trials)} choices of layers and strength, chosen by AUC on "
+        "choice": f"one of {len(trials)} choices of layers and penalty, chosen by AUC on "
                   f"{'models' if len(data.writers) > 1 else 'conversations'} left out, which flatters a little",
         "transfer": _transfer(data, best),
     }  # fmt: skip
@@ -272,11 +286,11 @@ def _transfer(data: Labelled, best: Trial) -> list[dict[str, Any]]:
         if len(data.writers) < 2 or not all(both):
             continue
         found = [
-            fit_probe(data.means[~out, k], data.positive[~out], best.strength).logits(data.means[out, k])
+            fit_probe(data.means[~out, k], data.target[~out], best.penalty).values(data.means[out, k])
             for k in best.layers
         ]
         values = np.mean([f / f.std() for f in found], axis=0)
-        words = bag_of_words(data.texts, data.positive, [np.flatnonzero(out)])[out]
+        words = bag_of_words(data.texts, data.target, [np.flatnonzero(out)])[out]
         rows.append(
             {"left_out": writer, "turns": int(out.sum()), "positive": int(data.positive[out].sum()),
              "auc": round(auc(values, data.positive[out]), 4), "auc_words": round(auc(words, data.positive[out]), 4)}
