@@ -21,6 +21,7 @@ from training_rows import (
     mean_shift,
     planted,
     predictions,
+    reliability,
     resampled,
     seeds_of,
     standard,
@@ -78,6 +79,10 @@ def agreement_table(kept: Kept) -> str:
         cells = [correlation(x[:, [i]], y[:, [i]]) for i in range(len(TRAITS))]
         pooled = correlation(x, y)
         rows.append([what, str(len(keys)), *(c.told(".2f") for c in cells), pooled.told(".2f"), verdict(pooled)])
+        most = [np.sqrt(reliability(shifts) * reliability(judged)) for shifts, judged in (
+            (np.stack([kept.moved([k], t) for k in keys]), np.stack([kept.judged(k, t) for k in keys])) for t in TRAITS
+        )]  # fmt: skip
+        rows.append(["the most to be expected", "", *(f"{m:.2f}" for m in most), "", ""])
     return table(["over", "runs", *TRAITS, "pooled", f"goal: above {GOAL}"], rows)
 
 

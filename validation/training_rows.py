@@ -59,6 +59,16 @@ def correlation(x: Floats, y: Floats, seed: int = 0) -> Known:
     return interval(draws, pearson(x.ravel(), y.ravel()))
 
 
+def reliability(rows: Floats, times: int = 200) -> float:
+    """How well means over `[runs, q]` would be found again with other questions: the mean correlation of halves of the
+    questions over runs, stepped up to all of them (Spearman-Brown)."""
+    rng, n = np.random.default_rng(0), rows.shape[1]
+    halves = [rng.permutation(n) for _ in range(times)]
+    found = [pearson(np.nanmean(rows[:, h[: n // 2]], 1), np.nanmean(rows[:, h[n // 2 :]], 1)) for h in halves]
+    half = max(float(np.mean(found)), 0.0)
+    return 2 * half / (1 + half)
+
+
 def standard(x: Floats) -> Floats:
     """Columns centred and scaled."""
     return np.asarray((x - x.mean(0)) / np.where(x.std(0) > 0, x.std(0), 1.0))

@@ -277,8 +277,9 @@ def judge_group(bench: Bench, job: Job) -> Found:
     answers = {key: bench.rollouts(key) for key in keys}
     found: dict[str, dict[str, list[float | None]]] = {key: {} for key in keys}
     for trait in TRAITS:
-        judge = LikelihoodJudge(engine, engine, load_library(trait))
-        pairs = len(judge.spec.instructions)
+        spec = load_library(trait)
+        pairs = len(spec.instructions)
+        judge = LikelihoodJudge(engine, engine, spec, pairs=pairs - 1)  # all but one: fewer agree less with themselves
         every = [rollout for key in keys for rollout in answers[key]]
         count = len(answers["base"])
         raw = judge.raw(every, [i % pairs for i in range(count)] * len(keys))
