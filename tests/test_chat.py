@@ -41,6 +41,16 @@ def test_special_tokens_of_the_template_are_single_ids_and_none_is_added() -> No
     assert bos not in ids
 
 
+@pytest.mark.parametrize("chat", [CHAT, BASE])
+def test_bytes_that_are_no_text_are_refused(chat: Chat) -> None:
+    for conversation in (ask("h\udcff"), ask("Hi", "be \ud800")):
+        with pytest.raises(InputError, match=r"U\+D[C8][F0][F0] in it, which is no character"):
+            chat.prompt_ids(conversation)
+    with pytest.raises(InputError, match="no character"):
+        chat.response_ids("\udcff")
+    assert chat.response_ids("é 😀")
+
+
 @pytest.mark.parametrize(("chat", "answer"), [(CHAT, "\nYes, in here."), (BASE, "Yes, in here.")])
 def test_joined_ids_are_not_those_of_the_joined_text(chat: Chat, answer: str) -> None:
     prompt, response = chat.prompt_ids(ask("Who?")), chat.response_ids(answer)

@@ -24,6 +24,7 @@ from fake_endpoint import FakeEndpoint, Step, cut_off, hang, hang_up, html, ok, 
 from mien.card import Card
 from mien.cli import main
 from mien.errors import EndpointError, FormatError, InputError, ModelError, NothingKeptError, RunError, SpecError
+from mien.home import find_direction
 from processes import Done, command, mien, running
 
 COMMANDS = sorted(p.stem.removesuffix("_command") for p in (Path(package.__file__).parent / "cli").glob("*_command.py"))
@@ -325,6 +326,21 @@ def test_letters_that_the_terminal_lacks_do_not_end_in_a_traceback() -> None:
     refused(done, InputError, "There is no direction 'nob?dy'")
 
 
+def test_the_axis_is_made_by_its_own_command(mien_home: Path) -> None:
+    with pytest.raises(InputError, match=r"make it with: mien axis --model tiny\."):
+        find_direction("assistant", "tiny")
+
+
+@pytest.mark.parametrize(("kind", "lost"), [("persona_vectors", 3), ("gguf", 0), ("assistant_axis", None)])
+def test_an_export_names_the_layer_that_its_format_cannot_hold(
+    home: Path, model: Path, tmp_path: Path, kind: str, lost: int | None
+) -> None:
+    done = mien("export", "loud", tmp_path / "x", "--format", kind, "--model", model)
+    assert done.code == 0
+    assert (f"no place for layer {lost}" in done.out) is (lost is not None)
+    refused(mien("export", "loud", tmp_path, "--format", kind, "--model", model), InputError, "is a folder")
+
+
 # Bad words
 
 
@@ -592,7 +608,7 @@ def test_a_vector_that_is_not_finite_is_one_sentence(value: float, model: Path, 
 @pytest.mark.parametrize(
     ("words", "error"),
     [(["nobody", "x.gguf", "--format", "gguf"], InputError), (["loud", "x.gguf", "--format", "docx"], InputError),
-     (["loud", "nowhere/deep/x.gguf", "--format", "gguf"], RunError), (["loud", ".", "--format", "gguf"], RunError)],
+     (["loud", "nowhere/deep/x.gguf", "--format", "gguf"], RunError), (["loud", ".", "--format", "gguf"], InputError)],
 )  # fmt: skip
 def test_what_cannot_be_exported_is_one_sentence(
     home: Path, model: Path, words: list[str], error: type[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -100,6 +100,17 @@ def test_scan_prints_its_summary_as_json_and_leaves_it_with_table_and_page(
     assert "RED" in page
 
 
+def test_another_log_in_the_same_folder_replaces_the_results_and_says_so(
+    log: Path, model: Path, gauge_file: Path, tmp_path: Path, run: Run
+) -> None:
+    other = write_log(tmp_path / "other.jsonl", [talk(3, 900)])
+    assert "replaced" not in run(*scan_words(log, model, gauge_file, tmp_path / "out")).err
+    assert "replaced" not in run(*scan_words(log, model, gauge_file, tmp_path / "out")).err
+    done = run(*scan_words(other, model, gauge_file, tmp_path / "out"))
+    assert f"out held the scan of {log.name}; it has been replaced.\n" in done.err
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["of"] == "other.jsonl"
+
+
 def test_scan_says_in_words_where_the_bot_left(
     log: Path, model: Path, gauge_file: Path, tmp_path: Path, run: Run
 ) -> None:

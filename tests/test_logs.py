@@ -546,6 +546,8 @@ def test_columns_by_name(tmp_path: Path) -> None:
         all_of(path, columns=Columns("k", "who", "speaks"))
     with pytest.raises(FormatError, match="not clear which columns"):
         all_of(path)
+    with pytest.raises(FormatError, match="not clear which columns"):  # `chat` names an id here, and is no list
+        all_of(put(tmp_path, "c.csv", table([["chat", "who", "text"], ["1", "user", "Hi."], ["1", "ai", "Ho."]])))
     semicolons = put(tmp_path, "b.csv", "q;a, b\nHi.;Ho.\n")
     assert said(one(semicolons, columns=Columns(prompt="q", response="a, b"))) == [
         ("user", "Hi."),

@@ -125,12 +125,15 @@ def test_the_verdict_of_a_screen_follows_from_its_traits() -> None:
 
 def test_numbers_of_an_audit_are_the_reports() -> None:
     text = text_of(render_audit(audit_report()))
-    assert "Fail Beyond 1 of 3 limits: shift of evil is +1.80 sigma, and +1.00 sigma is the limit." in text
+    assert (
+        "Fail Beyond 1 of 3 limits: shift of evil is +1.80 sigma towards its alarming side, and 1 sigma is the limit."
+        in text
+    )
     assert "The interval reaches across the limit for tasks" in text
     assert "Moved beyond chance: evil (+1.8 sigma)." in text
-    assert "Shift of evil fail +1.80 sigma [1.50, 2.10] 1.00 sigma" in text
+    assert "Shift of evil fail +1.80 sigma [1.50, 2.10] 1 sigma" in text
     assert "Exact-answer tasks solved pass 2% [−1%, 6%] 5%" in text
-    assert "Log-probability of neutral text pass −0.004 nats [−0.010, 0.002] 0.10 nats" in text
+    assert "Log-probability of neutral text pass −0.004 nats [−0.010, 0.002] 0.1 nats" in text
     assert "evil +1.80 [1.50, 2.10] ±0.20 ±0.90" in text
     assert "evil +0.90 [0.50, 1.30], p = 0.001" in text
     assert "Misaligned answers 0% not measured not measured" in text

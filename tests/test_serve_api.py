@@ -290,3 +290,12 @@ def test_the_greedy_answer_is_the_same_beside_others(api: Api) -> None:
         found = list(pool.map(lambda q: api.chat([{"role": "user", "content": q}], max_tokens=12).json(), questions))
     for question, answer in zip(questions, found, strict=True):
         assert answer["choices"][0]["message"]["content"] == alone(most=12, question=question)
+
+
+@pytest.mark.parametrize(("query", "name"), [("after=-1", "after"), ("after=x", "after"), ("limit=0", "limit")])
+def test_a_parameter_of_the_address_that_cannot_be_is_named(api: Api, query: str, name: str) -> None:
+    answer = api.get(f"/v1/alarms?{query}")
+    error = answer.json()["error"]
+    assert answer.status_code == 400
+    assert error["param"] == name
+    assert error["message"].startswith(f"{name}: ")

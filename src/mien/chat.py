@@ -121,6 +121,12 @@ class Chat:
         return tuple(self.tokenizer(text)["input_ids"])
 
     def _encode(self, text: str) -> list[int]:
+        if not text.isascii():
+            try:
+                text.encode("utf-8")
+            except UnicodeEncodeError as error:
+                bad = ord(text[error.start])
+                raise InputError(f"The text has U+{bad:04X} in it, which is no character; write it in UTF-8.") from None
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def _render(self, conversation: Conversation, *, open_turn: bool) -> str:

@@ -68,9 +68,9 @@ def find_direction(name_or_folder: str, model_id: str) -> Path:
     library = resources.files("mien") / "library" / "traits"
     ours = name_or_folder.isidentifier() and (library / f"{name_or_folder}.yaml").is_file()
     what = f"--spec {name_or_folder}" if ours else f'"one sentence about it" --name {name_or_folder}'
+    make = "axis" if name_or_folder == "assistant" else f"extract {what}"
     raise InputError(
-        f"There is no direction {name_or_folder!r} for {model_id}; make it with: "
-        f"mien extract {what} --model {model_id}.{known}"
+        f"There is no direction {name_or_folder!r} for {model_id}; make it with: mien {make} --model {model_id}.{known}"
     )
 
 

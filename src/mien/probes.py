@@ -55,11 +55,15 @@ def grouped_folds(group: NDArray[np.int64], positive: NDArray[np.bool_], seed: i
 
 
 def cross_fitted(h: NDArray[np.float32], target: Floats, folds: Sequence[NDArray[np.int64]], penalty: float) -> Floats:
-    """Value of each answer by a probe that saw none of its fold, `[n]`."""
+    """Value of each answer by a probe that saw none of its fold, `[n]`, in deviations of that probe's values on what it
+    was fitted to: under a strong penalty, raw ones say above all how many positives a fold leaves to the others.
+    """
     values = np.zeros(len(target))
     for fold in folds:
         rest = np.setdiff1d(np.arange(len(target)), fold)
-        values[fold] = fit_probe(h[rest], target[rest], penalty).values(h[fold])
+        probe = fit_probe(h[rest], target[rest], penalty)
+        known = probe.values(h[rest])
+        values[fold] = (probe.values(h[fold]) - known.mean()) / max(float(known.std()), 1e-12)
     return values
 
 

@@ -239,7 +239,7 @@ def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str,
 
 
 def _brief(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
+    text = ", ".join(map(str, value)) if isinstance(value, list) else json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 60 else text[:57] + "..."
 
 

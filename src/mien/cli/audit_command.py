@@ -26,7 +26,7 @@ LIMIT_PASSED = 1
 @click.option("--thresholds", default=None, type=click.Path(path_type=Path), help="YAML file of limits.")
 @click.option("--fail-on", default=None, metavar="shift>1s", help="A limit of shift, of any trait or NAME>0.5s.")
 @click.option("--questions", default=45, show_default=True, type=click.IntRange(2), help="For the shift.")
-@click.option("--probes", default=54, show_default=True, type=click.IntRange(2), help="Open questions.")
+@click.option("--probes", default=54, show_default=True, type=click.IntRange(3), help="Open questions.")
 @click.option(
     "--max-tokens", default=48, show_default=True, type=click.IntRange(2), help="Longest answer for the shift."
 )
@@ -96,7 +96,8 @@ def _text(result: dict[str, Any], out: Path) -> str:
     lines = [f"{result['tuned']} against {result['base']}: {verdict}"]
     for c in result["checks"]:
         sign = "fail" if c["failed"] else "pass"
-        lines.append(f"  {sign}  {c['name']}: {_number(c['value'])} {c['unit']} (limit {c['limit']:g})")
+        where = ", towards its alarming side" if c["name"].startswith("shift of ") else ""
+        lines.append(f"  {sign}  {c['name']}{where}: {_number(c['value'])} {c['unit']} (limit {c['limit']:g})")
     lines.append("  trait                      shift in sigma")
     for s in result["shifts"]:
         lines.append(f"  {s['name']:<26} {_number(s['sigma'])} [{_number(s['low'])}, {_number(s['high'])}]")

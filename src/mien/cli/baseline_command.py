@@ -30,10 +30,12 @@ def command(
 ) -> None:  # fmt: skip
     """Measure gauges on FILES, your own quiet traffic, and set their sigma and alarm limits by it.
 
-    FILES may be the word "bundled" for the ordinary conversations that come with mien.
+    FILES may be the word "bundled" alone, for the ordinary conversations that come with mien.
     """
     if not 0 < turn_rate < 1 or not 0 < conversation_rate < 1:
         raise InputError("Rates of false alarms lie between 0 and 1, such as 0.01 for one in a hundred.")
+    if "bundled" in files and len(files) > 1 and not Path("bundled").exists():
+        raise InputError("The word bundled stands alone; leave it out to take your own files, or leave them out.")
     refuse_folder(out)
     table = columns_of(columns)
 

@@ -66,6 +66,8 @@ def command(
     head = [Message("system", system)] if system else []
     talk = _Talk(server, head, Sampling(max_tokens, temperature), seed, as_json, quiet)
     asyncio.run(talk.run())
+    if talk.refused and not sys.stdin.isatty():
+        raise click.exceptions.Exit(2)
 
 
 class _Talk:
@@ -78,6 +80,8 @@ class _Talk:
         self._json, self._quiet = as_json, quiet
         self._name = f"chat-{secrets.token_hex(8)}"
         self._live = sys.stdout.isatty() and not as_json
+        self.refused = False
+        """Whether something that was said could not be answered."""
 
     async def run(self) -> None:
         """Until there is nothing more to answer."""
@@ -92,6 +96,7 @@ class _Talk:
                     ended = await self._answer()
                 except Problem as problem:
                     self._messages.pop()
+                    self.refused = True
                     click.echo(f"mien: {problem.message}", err=True)
                     continue
                 self._messages.append(Message("assistant", ended.text))

@@ -120,13 +120,13 @@ def emit(value: Any, as_json: bool, text: str) -> None:
 
 
 def refuse_folder(out: Path) -> None:
-    """Gauges are written to a file; said before anything is read, since reading takes minutes.
+    """What is written is a file; said before anything is read, since reading takes minutes.
 
     Raises:
         InputError: `out` is a folder.
     """
     if out.is_dir():
-        raise InputError(f"{out} is a folder; --out is the file that the gauges are written to.")
+        raise InputError(f"{out} is a folder; name the file that is to be written.")
 
 
 def write_gauges(gauges: GaugeSet, out: Path) -> None:

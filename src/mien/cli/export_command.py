@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from mien.cli.common import DEFAULT_MODEL, emit, output_options
+from mien.cli.common import DEFAULT_MODEL, emit, output_options, refuse_folder
 
 
 @click.command("export")
@@ -21,5 +21,9 @@ def command(name: str, file: Path, kind: str, model: str, as_json: bool, quiet: 
     from mien.formats import export_direction
     from mien.home import find_direction
 
-    path = export_direction(load_direction(find_direction(name, model)), file, kind)
-    emit({"file": str(path), "format": kind}, as_json, f"{path}: written as {kind}")
+    refuse_folder(file)
+    direction = load_direction(find_direction(name, model))
+    path = export_direction(direction, file, kind)
+    lost = {"persona_vectors": len(direction.vector) - 1, "gguf": 0}.get(kind)
+    note = "" if lost is None else f"; the format has no place for layer {lost}, which is left out"
+    emit({"file": str(path), "format": kind, "left_out": lost}, as_json, f"{path}: written as {kind}{note}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
+import json
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,8 +40,10 @@ def reader_options(function: Any) -> Any:
     """--reader, --gauges, --gauge-file, --device, --dtype."""
     for option in (
         click.option("--gauge-file", "gauge_files", multiple=True, type=click.Path(path_type=Path),
-                     help="Gauges from a file, beside or instead of the bundled ones; may be given several times."),
-        click.option("--gauges", default=None, metavar="A,B", help="Which gauges to read; default: all there are."),
+                     help="Gauges from a file, instead of the bundled ones but for those that --gauges names; may be "
+                          "given several times."),
+        click.option("--gauges", default=None, metavar="A,B",
+                     help="Which gauges to read, bundled or of files; default: those of files, else all bundled."),
         reading_options,
     ):  # fmt: skip
         function = option(function)
@@ -73,7 +76,7 @@ def command(
 
     model = load_model(reader, None, device, dtype, quiet)
     which = gauges_for(model, gauges, gauge_files)
-    bar = Bar()
+    bar, before = Bar(), _held(out)
     try:
         summary = scan(
             files, model, out, gauges=which, columns=table, format=format, processes=processes,
@@ -82,11 +85,22 @@ def command(
         )  # fmt: skip
     finally:
         bar.close()
+    if before is not None and before != summary["of"] and not quiet:
+        click.echo(f"mien: {out} held the scan of {_plain(before)}; it has been replaced.", err=True)
     if not summary["conversations"]:
         raise InputError(_nothing(summary))
     emit(summary, as_json, _text(summary, out))
     if limit is not None and _beyond(summary, *limit):
         raise click.exceptions.Exit(DRIFT_FOUND)
+
+
+def _held(out: Path) -> str | None:
+    """What the folder's results are of, if it has any."""
+    try:
+        found = json.loads((out / "summary.json").read_text("utf-8"))["of"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return found if isinstance(found, str) else None
 
 
 def _load_quietly(reader: str, device: str | None, dtype: str) -> Model:
@@ -154,8 +168,10 @@ def _limit(text: str | None) -> tuple[float, bool] | None:
         number = float(match[1] or 0) if match else None
     except ValueError:
         number = None
-    if match is None or number is None:
-        raise InputError(f"--fail-on {text!r} is not understood; write drift, drift>3 (conversations) or drift>5%.")
+    if match is None or number is None or (match[2] and number > 100):
+        raise InputError(
+            f"--fail-on {text!r} is not understood; write drift, drift>3 (conversations) or drift>5% (below 100)."
+        )
     return number, bool(match[2])
 
 
@@ -203,7 +219,9 @@ def _text(summary: dict[str, Any], out: Path) -> str:
     for w in summary["worst"][:5]:
         if w["left_at"] is not None:
             how = f"{w['gauge']}, {w['score']:.1f} x its limit"
-            lines.append(f"  {_plain(w['conversation'])}: left at message {w['left_at']} ({how})")
+            name = _plain(w["conversation"])
+            name = name if len(name) <= 80 else f"{name[:77]}..."
+            lines.append(f"  {name}: left at message {w['left_at']} ({how})")
     if summary["skipped"]:
         first = summary["skipped_records"][0]
         where = f"{_plain(first['source'])} line {first['line']}"

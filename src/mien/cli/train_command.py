@@ -148,9 +148,17 @@ def share(text: str) -> float:
 
 def _direction(name: str, model: Model) -> Direction:
     from mien.directions import load_direction
+    from mien.gauges import bundled_gauges
     from mien.home import find_direction
 
-    direction = load_direction(find_direction(name, model.info.id))
+    try:
+        folder = find_direction(name, model.info.id)
+    except InputError as error:
+        bundled = bundled_gauges(model.info.id)
+        if bundled is None or name not in {gauge.name for gauge in bundled.gauges}:
+            raise
+        raise InputError(f"{error} The gauge that comes with mien can be watched (--track), not prevented.") from None
+    direction = load_direction(folder)
     direction.check_model(model.info)
     return direction
 

@@ -92,7 +92,7 @@ def _finish(folder: ChunkFolder, count: int, which: GaugeSet, out: Path, title: 
     totals = count_up(folder, count, which)
     folder.join_tables(count, out / "turns.parquet")
     summary = {
-        **summary_of(totals, which, folder), "baseline": baseline_sentence(which), "versions": versions(),
+        "of": title, **summary_of(totals, which, folder), "baseline": baseline_sentence(which), "versions": versions(),
         "table": str(out / "turns.parquet"), "page": str(out / "report.html"),
     }  # fmt: skip
     write_scan_page(report_of(totals, which, folder, title, made), out)
@@ -138,7 +138,7 @@ def _manifest(gauges: GaugeSet, model: Model) -> dict[str, object]:
     digest = hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
     return {
         "job": "scan", "reader": model.info.id, "fingerprint": model.info.fingerprint, "dtype": model.info.dtype,
-        "gauges": digest, "names": [g.name for g in gauges.gauges], "versions": versions(),
+        "gauges": [g.name for g in gauges.gauges], "vectors and baselines": digest, "versions": versions(),
     }  # fmt: skip
 
 

@@ -97,6 +97,7 @@ def guess(names: Sequence[str], told: Columns) -> Layout | None:
     prompt, response = pick(told.prompt, _NAMES["prompt"]), pick(told.response, _NAMES["response"])
     messages, messages_too = pick(told.messages, _LISTS), pick(None, _LISTS_TOO)
     by_rows, by_exchange = told.role or told.content, told.prompt or told.response
+    beside_text = content is not None and content != messages_too
     if messages is not None and (told.messages or not (by_rows or by_exchange)):
         id = pick(told.conversation, (*_CONVERSATION, *_ID))
         return Layout("conversation", Columns(conversation=None if id == messages else id, messages=messages, **about))
@@ -110,7 +111,7 @@ def guess(names: Sequence[str], told: Columns) -> Layout | None:
             more.append(("input", known.get("input")))
         beside = tuple((key, name) for key, name in more if name is not None and name not in (prompt, response))
         return Layout("exchange", Columns(conversation=id, prompt=prompt, response=response, **about), beside)
-    if messages_too is not None and not by_rows:
+    if messages_too is not None and not by_rows and not beside_text:
         id = pick(told.conversation, (*(name for name in _CONVERSATION if known.get(name) != messages_too), *_ID))
         return Layout("conversation", Columns(conversation=id, messages=messages_too, **about))
     return None

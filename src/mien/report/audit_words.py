@@ -47,7 +47,7 @@ def headline(report: AuditReport) -> str:
     if not failed:
         n = len(report.checks)
         return f"Within all {n} limits." if n > 1 else "Within its one limit."
-    said = [f"{c.name} is {value(c.value, c.unit)}, and {value(c.limit, c.unit)} is the limit" for c in failed[:3]]
+    said = [f"{c.name} is {value(c.value, c.unit)}{_side(c)}, and {limit(c)} is the limit" for c in failed[:3]]
     more = f"; {len(failed) - 3} more" if len(failed) > 3 else ""
     return f"Beyond {len(failed)} of {len(report.checks)} limits: {'; '.join(said)}{more}."
 
@@ -89,7 +89,12 @@ def value(number_: float | None, unit: Unit) -> str:
 
 def limit(check: CheckLine) -> str:
     """The limit with its unit, without a sign."""
-    return share(check.limit) if check.unit == "share" else f"{number(check.limit)} {check.unit}"
+    return share(check.limit) if check.unit == "share" else f"{check.limit:g} {check.unit}"
+
+
+def _side(check: CheckLine) -> str:
+    """Shifts are told with their sign; limits count towards the side that alarms."""
+    return " towards its alarming side" if check.name.startswith("shift of ") else ""
 
 
 def ends(low: float | None, high: float | None, unit: Unit) -> str:

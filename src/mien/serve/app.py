@@ -93,6 +93,9 @@ async def _of_validation(_request: Request, error: RequestValidationError) -> JS
     kind, location = first["type"], tuple(first["loc"])
     if kind == "json_invalid":
         return _answer(Problem(400, "The request's body is not JSON."))
+    if location[0] in ("query", "path"):
+        name = str(location[-1])
+        return _answer(Problem(400, f"{name}: {first['msg']}.", param=name, code="invalid_value"))
     where = field_of(location[1:], error.body, kind)
     if kind == "extra_forbidden":
         return _answer(Problem(400, f"{where}: this field is not known.", param=where, code="unknown_parameter"))
