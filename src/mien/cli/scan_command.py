@@ -170,7 +170,7 @@ def _limit(text: str | None) -> tuple[float, bool] | None:
         number = None
     if match is None or number is None or (match[2] and number > 100):
         raise InputError(
-            f"--fail-on {text!r} is not understood; write drift, drift>3 (conversations) or drift>5% (below 100)."
+            f"--fail-on {text!r} is not understood; write drift, drift>3 (conversations) or drift>5% (at most 100)."
         )
     return number, bool(match[2])
 
