@@ -239,7 +239,8 @@ def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str,
 
 
 def _brief(value: Any) -> str:
-    text = ", ".join(map(str, value)) if isinstance(value, list) else json.dumps(value, ensure_ascii=False)
+    names = isinstance(value, list) and value and all(isinstance(one, str) for one in value)
+    text = ", ".join(value) if names else json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 60 else text[:57] + "..."
 
 

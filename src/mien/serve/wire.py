@@ -23,7 +23,7 @@ def _whole(value: Any) -> Any:
 Whole = Annotated[int, BeforeValidator(_whole)]
 Some = Annotated[int, Field(ge=1), BeforeValidator(_whole)]
 Few = Annotated[int, Field(ge=1, le=128), BeforeValidator(_whole)]
-Seed = Annotated[int, Field(ge=-SEED, lt=SEED), BeforeValidator(_whole)]
+Seed = Annotated[int, Field(ge=-SEED, le=SEED), BeforeValidator(_whole)]
 Top20 = Annotated[int, Field(ge=0, le=20), BeforeValidator(_whole)]
 Top5 = Annotated[int, Field(ge=0, le=5), BeforeValidator(_whole)]
 Name = Annotated[str, Field(min_length=1, max_length=200)]
