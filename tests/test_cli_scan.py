@@ -304,6 +304,19 @@ def test_a_folder_that_holds_another_scan_is_left_alone(
     assert {p: p.read_bytes() for p in (tmp_path / "out").rglob("*") if p.is_file()} == before
 
 
+@pytest.mark.parametrize(("content", "said"), [("{\n", "None of the 1 records"), ("", "is empty")])
+def test_logs_of_which_nothing_can_be_read_leave_what_was_found_before(
+    content: str, said: str, log: Path, model: Path, gauge_file: Path, tmp_path: Path, run: Run
+) -> None:
+    out = tmp_path / "out"
+    assert run(*scan_words(log, model, gauge_file, out, "--quiet")).code == 0
+    results = ("summary.json", "turns.parquet", "report.html")
+    before = [(out / name).read_bytes() for name in results]
+    (tmp_path / "bad.jsonl").write_text(content)
+    refused(run(*scan_words(tmp_path / "bad.jsonl", model, gauge_file, out, "--quiet")), InputError, said)
+    assert [(out / name).read_bytes() for name in results] == before
+
+
 # mien baseline
 
 

@@ -6,7 +6,6 @@ Shapes: n answers, d width. This file does not know models, logs or gauges.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,21 +16,9 @@ Floats = NDArray[np.float64]
 FOLDS = 5
 
 
-@dataclass(frozen=True)
-class Probe:
-    """`value = <h, weights> + intercept`, on raw activations."""
-
-    weights: Floats
-    """`[d]`."""
-    intercept: float
-
-    def values(self, h: NDArray[np.float32]) -> Floats:
-        """`[n]` for `[n, d]`."""
-        return np.asarray(h.astype(np.float64) @ self.weights + self.intercept)
-
-
-def fit_probe(h: NDArray[np.float32], target: Floats, penalty: float) -> Probe:
-    """Ridge regression of `target` `[n]` on standardised activations `[n, d]`.
+def fit_probe(h: NDArray[np.float32], target: Floats, penalty: float) -> Floats:
+    """Weights `[d]` on raw activations, of ridge regression of `target` `[n]` on standardised activations `[n, d]`; its
+    intercept is left out, for what is read with the weights is counted from a baseline.
 
     Args:
         penalty: scikit-learn's alpha.
@@ -39,10 +26,8 @@ def fit_probe(h: NDArray[np.float32], target: Floats, penalty: float) -> Probe:
     from sklearn.linear_model import Ridge
 
     x = h.astype(np.float64)
-    centre, spread = x.mean(0), x.std(0) + 1e-6
-    fit = Ridge(alpha=penalty).fit((x - centre) / spread, target)
-    weights = fit.coef_ / spread
-    return Probe(weights, float(fit.intercept_ - centre @ weights))
+    spread = x.std(0) + 1e-6
+    return np.asarray(Ridge(alpha=penalty).fit((x - x.mean(0)) / spread, target).coef_ / spread)
 
 
 def grouped_folds(group: NDArray[np.int64], positive: NDArray[np.bool_], seed: int) -> list[NDArray[np.int64]]:
@@ -61,9 +46,8 @@ def cross_fitted(h: NDArray[np.float32], target: Floats, folds: Sequence[NDArray
     values = np.zeros(len(target))
     for fold in folds:
         rest = np.setdiff1d(np.arange(len(target)), fold)
-        probe = fit_probe(h[rest], target[rest], penalty)
-        known = probe.values(h[rest])
-        values[fold] = (probe.values(h[fold]) - known.mean()) / max(float(known.std()), 1e-12)
+        own = h.astype(np.float64) @ fit_probe(h[rest], target[rest], penalty)
+        values[fold] = (own[fold] - own[rest].mean()) / max(float(own[rest].std()), 1e-12)
     return values
 
 

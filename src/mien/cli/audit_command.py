@@ -92,12 +92,14 @@ def _today() -> str:
 
 
 def _text(result: dict[str, Any], out: Path) -> str:
+    from mien.report.audit_words import side
+
     verdict = {True: "PASS", False: "FAIL", None: "not gated: no limits were set"}[result["passed"]]
     lines = [f"{result['tuned']} against {result['base']}: {verdict}"]
     for c in result["checks"]:
         sign = "fail" if c["failed"] else "pass"
-        where = ", towards its alarming side" if c["name"].startswith("shift of ") else ""
-        lines.append(f"  {sign}  {c['name']}{where}: {_number(c['value'])} {c['unit']} (limit {c['limit']:g})")
+        found = f"{_number(c['value'])} {c['unit']}{side(c['name'])}"
+        lines.append(f"  {sign}  {c['name']}: {found} (limit {c['limit']:g})")
     lines.append("  trait                      shift in sigma")
     for s in result["shifts"]:
         lines.append(f"  {s['name']:<26} {_number(s['sigma'])} [{_number(s['low'])}, {_number(s['high'])}]")

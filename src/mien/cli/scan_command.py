@@ -87,8 +87,6 @@ def command(
         bar.close()
     if before is not None and before != summary["of"] and not quiet:
         click.echo(f"mien: {out} held the scan of {_plain(before)}; it has been replaced.", err=True)
-    if not summary["conversations"]:
-        raise InputError(_nothing(summary))
     emit(summary, as_json, _text(summary, out))
     if limit is not None and _beyond(summary, *limit):
         raise click.exceptions.Exit(DRIFT_FOUND)
@@ -180,17 +178,6 @@ def _beyond(summary: dict[str, Any], number: float, share: bool) -> bool:
     return bool(100 * drifted > number * total if share else drifted > number)
 
 
-def _nothing(summary: dict[str, Any]) -> str:
-    if not summary["skipped"]:
-        return "There are no conversations in what was given; check the files, and --format and --columns."
-    first = summary["skipped_records"][0]
-    where = f"{first['source']}, line {first['line']}"
-    return (
-        f"No conversation could be read: {summary['skipped']} records were skipped, the first in {where}: "
-        f"{first['reason']}; check the files, and --format and --columns."
-    )
-
-
 def _today() -> str:
     from datetime import UTC, datetime
 
@@ -205,6 +192,8 @@ def _plain(text: str) -> str:
 
 
 def _text(summary: dict[str, Any], out: Path) -> str:
+    from mien.report.words import shorten
+
     total = summary["conversations"]
     lines = [
         f"{summary['drifted']} of {total} conversations drifted on at least one gauge "
@@ -219,9 +208,7 @@ def _text(summary: dict[str, Any], out: Path) -> str:
     for w in summary["worst"][:5]:
         if w["left_at"] is not None:
             how = f"{w['gauge']}, {w['score']:.1f} x its limit"
-            name = _plain(w["conversation"])
-            name = name if len(name) <= 80 else f"{name[:77]}..."
-            lines.append(f"  {name}: left at message {w['left_at']} ({how})")
+            lines.append(f"  {shorten(_plain(w['conversation']), 80)}: left at message {w['left_at']} ({how})")
     if summary["skipped"]:
         first = summary["skipped_records"][0]
         where = f"{_plain(first['source'])} line {first['line']}"

@@ -77,8 +77,6 @@ def command(
         )  # fmt: skip
     finally:
         bar.close()
-    if not summary["samples"]:
-        raise InputError(_nothing(summary))
     emit(summary, as_json, _text(summary, out))
     if any(_passed(summary, limit.trait, limit.sigma) for limit in limits):
         raise click.exceptions.Exit(LIMIT_PASSED)
@@ -100,16 +98,6 @@ def _passed(summary: dict[str, Any], name: str | None, sigma: float) -> bool:
         for t in summary["traits"] if t["shift"] is not None and name in (None, t["name"])
     ]  # fmt: skip
     return any(shift > sigma for shift in shifts)
-
-
-def _nothing(summary: dict[str, Any]) -> str:
-    if not summary["skipped"]:
-        return "There are no records in what was given; check the files, and --format and --columns."
-    first = summary["skipped_records"][0]
-    return (
-        f"No record could be measured: {summary['skipped']} were left out, the first in {first['source']}, line "
-        f"{first['line']}: {first['reason']}; check the files, and --format and --columns."
-    )
 
 
 def _today() -> str:

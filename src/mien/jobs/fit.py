@@ -238,9 +238,9 @@ def _gauge(data: Labelled, best: Trial, name: str, label: str, threshold: float)
     """The chosen probe, fitted on everything: one vector a layer, their sum being the mean of standardised values."""
     parts = []
     for k in best.layers:
-        probe = fit_probe(data.means[:, k], data.target, best.penalty)
-        size = float(probe.values(data.means[:, k]).std()) * len(best.layers)
-        parts.append(Part(data.layers[k], (probe.weights / size).astype(np.float32)))
+        weights = fit_probe(data.means[:, k], data.target, best.penalty)
+        size = float((data.means[:, k] @ weights).std()) * len(best.layers)
+        parts.append(Part(data.layers[k], (weights / size).astype(np.float32)))
     description = f"how much an answer is like those labelled {label!r} at {threshold:g} or more"
     return Gauge(name, description, "high", tuple(parts), kind="fitted")
 
@@ -287,8 +287,7 @@ def _transfer(data: Labelled, best: Trial) -> list[dict[str, Any]]:
         if len(data.writers) < 2 or not all(both):
             continue
         found = [
-            fit_probe(data.means[~out, k], data.target[~out], best.penalty).values(data.means[out, k])
-            for k in best.layers
+            data.means[out, k] @ fit_probe(data.means[~out, k], data.target[~out], best.penalty) for k in best.layers
         ]
         values = np.mean([f / f.std() for f in found], axis=0)
         words = bag_of_words(data.texts, data.target, [np.flatnonzero(out)])[out]

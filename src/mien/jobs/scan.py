@@ -15,7 +15,7 @@ from typing import Any
 from mien.errors import InputError
 from mien.gauges import GaugeSet, bundled_gauges
 from mien.jobs.extract import versions
-from mien.logs import Columns, read_logs
+from mien.logs import Columns, nothing_usable, read_logs
 from mien.models import Model
 from mien.progress import Progress, Silent
 from mien.report.scan_page import write_scan_page
@@ -90,6 +90,8 @@ def scan(
 def _finish(folder: ChunkFolder, count: int, which: GaugeSet, out: Path, title: str, made: str) -> dict[str, Any]:
     """The chunks put together: table, page, summary."""
     totals = count_up(folder, count, which)
+    if not totals.conversations:
+        raise nothing_usable(totals.skipped, totals.first_skipped)
     folder.join_tables(count, out / "turns.parquet")
     summary = {
         "of": title, **summary_of(totals, which, folder), "baseline": baseline_sentence(which), "versions": versions(),

@@ -16,7 +16,7 @@ from typing import Any
 from mien.engines.hf import HfEngine
 from mien.errors import InputError
 from mien.jobs.extract import check_draws, versions
-from mien.logs import Broken, Columns, LoggedConversation, read_logs
+from mien.logs import Broken, Columns, LoggedConversation, nothing_usable, read_logs
 from mien.models import Model
 from mien.progress import Progress, Silent
 from mien.records import Sampling
@@ -105,6 +105,8 @@ def screen(
             totals = _begin(which, plan, apart, parts, None)
         with SampleTable(out / "samples.parquet") as table:
             count_up(totals, blocks(folder, count), plan.method, plan.seed, table)
+            if not totals.samples:
+                raise nothing_usable(totals.skipped, totals.first_skipped)
         kept = _write_kept(out, totals, cut, records(), format)
         worst = look_at_worst(bench, totals, records, chosen, plan.seed, show)
         settings = {**asdict(plan), "sample": len(chosen)}

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from mien.errors import InputError
 from mien.records import Message
 
 
@@ -66,3 +67,18 @@ class Columns:
     """What the user asked."""
     response: str | None = None
     """What the assistant answered."""
+
+
+def nothing_usable(skipped: int, first: Sequence[tuple[str, int, str]]) -> InputError:
+    """What to raise where not one record of the logs can be used.
+
+    Args:
+        first: file, line and reason of some that were skipped, the first of all in front.
+    """
+    if not first:
+        return InputError("There are no records in what was given; check the files, and --format and --columns.")
+    source, line, reason = first[0]
+    return InputError(
+        f"None of the {skipped} records can be used; the first is in {source}, line {line}: {reason}; check the files, "
+        f"and --format and --columns."
+    )

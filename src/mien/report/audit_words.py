@@ -47,7 +47,7 @@ def headline(report: AuditReport) -> str:
     if not failed:
         n = len(report.checks)
         return f"Within all {n} limits." if n > 1 else "Within its one limit."
-    said = [f"{c.name} is {value(c.value, c.unit)}{_side(c)}, and {limit(c)} is the limit" for c in failed[:3]]
+    said = [f"{c.name} is {value(c.value, c.unit)}{side(c.name)}, and {limit(c)} is the limit" for c in failed[:3]]
     more = f"; {len(failed) - 3} more" if len(failed) > 3 else ""
     return f"Beyond {len(failed)} of {len(report.checks)} limits: {'; '.join(said)}{more}."
 
@@ -92,9 +92,9 @@ def limit(check: CheckLine) -> str:
     return share(check.limit) if check.unit == "share" else f"{check.limit:g} {check.unit}"
 
 
-def _side(check: CheckLine) -> str:
-    """Shifts are told with their sign; limits count towards the side that alarms."""
-    return " towards its alarming side" if check.name.startswith("shift of ") else ""
+def side(check: str) -> str:
+    """Behind a check's value: shifts are told with their sign, and limits count towards the side that alarms."""
+    return " towards its alarming side" if check.startswith("shift of ") else ""
 
 
 def ends(low: float | None, high: float | None, unit: Unit) -> str:

@@ -107,11 +107,10 @@ class History:
             InputError: the turn holds what cannot be stored (see `recording.usable_name`).
             RunError: the database refuses.
         """
-        from mien.serve.recording import write_turn
-
-        targets, now = self._targets, self._clock()
-        with self._writing() as connection:
-            return write_turn(connection, turn, targets=targets, keep_text=self._keep_text, now=now)
+        (kept,) = self.record_all([turn])
+        if isinstance(kept, MienError):
+            raise kept
+        return kept
 
     def record_all(self, turns: Sequence[Turn]) -> list[list[Alarm] | MienError]:
         """`record` for each, in their order, in one transaction; an error stands for a turn that was not kept. Where

@@ -12,6 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from mien.records import Tokens
 
 SEED = 2**63
+"""Both ends count: as a float, which is what many readers of the schema know numbers as, 2**63 - 1 is 2**63."""
 
 
 def _whole(value: Any) -> Any:
