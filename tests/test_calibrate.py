@@ -23,6 +23,7 @@ from mien.engines.hf import HfEngine
 from mien.errors import FingerprintError, FormatError, InputError, RunError, SpecError
 from mien.holding.bench import Bench
 from mien.holding.choosing import Budget
+from mien.holding.lessons import Course
 from mien.holding.trials import PLAIN, Method, Ordinary, Plan, ordinary_answers, trials_of
 from mien.holding.words import remarks
 from mien.holds import HoldCard, HoldExample, HoldRow, HoldTrial, bundled_hold, load_hold
@@ -39,8 +40,9 @@ from test_cli import refused
 LOUD = ("SHOUT!", "BE LOUD!", "YELL AT ALL!")
 PLAN = Plan(attacks=None, max_tokens=6, ordinary=4, ordinary_tokens=12, longest=160, tasks=2, requests=2)
 BUDGET = Budget(
-    PLAN, PLAN, roles=3, tokens=60, layers=2, marks=(10,), bands=1, depth=2, tries=1, strengths=(1.5,), finalists=1
-)
+    PLAN, PLAN, roles=3, tokens=60, layers=2, marks=(10,), bands=1,
+    course=Course(rank=4, steps=4, rounds=1, written=4, answers=1, tokens=6, rows=2, quiet=2),
+)  # fmt: skip
 
 
 def attack_set(kinds: int = 4, each: int = 2) -> AttackSet:
@@ -168,7 +170,7 @@ def test_a_hold_is_found_and_reported_on_what_it_has_not_seen(folder: Path, mode
     assert any(r.name.startswith("the paper's recipe") for r in [*card.compared, card.held])
     assert card.gap is not None
     assert card.gap[0] > card.gap[1]
-    assert sum(t.closed is not None for t in card.tried) == 3
+    assert sum(t.closed is not None for t in card.tried) == 4
     # What is held is what was measured: the same ratio from the hold as loaded.
     used = {
         json.loads(line)["id"].split("/")[1]

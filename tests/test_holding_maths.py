@@ -89,8 +89,6 @@ def test_a_hold_on_alarm_is_its_map_where_its_gates_are_open() -> None:
     np.testing.assert_allclose(one.edit(0, h).numpy()[fires], expected[fires], atol=0.02)  # rounded to half precision
     for quiet in (unseen.ordinary, unseen.alone):
         assert one.fires(0, torch.from_numpy(quiet.astype(np.float32))).float().mean() < 0.1
-    half = CapSpace({0: fit.bounds(0.05, 0.05, 0.5)}, "m", "f")
-    np.testing.assert_allclose(half.edit(0, h) - h, 0.5 * (one.edit(0, h) - h), atol=0.02)
 
 
 def test_gates_open_at_the_shares_that_were_asked_for() -> None:

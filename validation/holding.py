@@ -25,6 +25,7 @@ from mien.directions import load_direction  # noqa: E402
 from mien.engines.hf import HfEngine  # noqa: E402
 from mien.holding.bench import Bench  # noqa: E402
 from mien.holding.choosing import BUDGETS, Budget  # noqa: E402
+from mien.holding.lessons import Course  # noqa: E402
 from mien.holding.trials import PLAIN, Method, Plan, ordinary_answers  # noqa: E402
 from mien.holds import Hold, HoldCard, HoldRow  # noqa: E402
 from mien.jobs.calibrate import calibrate  # noqa: E402
@@ -36,7 +37,7 @@ BASE = REPO / "runs" / "validation" / "holding"
 FEW = Budget(
     Plan(attacks=9, ordinary=8, ordinary_tokens=32),
     Plan(attacks=12, ordinary=12, ordinary_tokens=32, tasks=12, requests=8),
-    roles=24, tokens=100, layers=3, marks=(5,), bands=1, depth=2, tries=1, strengths=(), finalists=1,
+    roles=24, tokens=100, layers=3, marks=(5,), bands=1, course=Course(rank=16, steps=20, rounds=1, written=48, rows=4),
 )  # fmt: skip
 """For the second model."""
 
@@ -115,7 +116,7 @@ def tried(card: HoldCard) -> str:
 
 def again(card: HoldCard) -> str:
     """How wide the gates are at last."""
-    if not card.way.startswith("on alarm") or card.percentile is None:
+    if "on alarm" not in card.way or card.percentile is None:
         return ""
     return f" Made again from all that is for choosing, its gates open on {card.percentile:g} % of ordinary tokens."
 

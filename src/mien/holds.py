@@ -7,7 +7,7 @@ hold is found or measured.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -24,7 +24,7 @@ from mien.models import Model
 JSON_FILE = "hold.json"
 TENSOR_FILE = "hold.safetensors"
 SCHEMA_VERSION = 1
-_TENSORS = ("reads", "writes", "low", "high", "gates", "below")
+TENSORS = tuple(field.name for field in fields(Bounds))
 
 
 class _Part(BaseModel):
@@ -93,7 +93,10 @@ class HoldCard(_Part):
     method: str = Field(description="what is read and written, in a sentence")
     layers: list[int]
     tokens: Literal["all", "prompt", "response"]
-    percentile: float | None = Field(None, description="of ordinary tokens' readings, where the floors lie")
+    percentile: float | None = Field(
+        None,
+        description="of ordinary tokens' readings, where the floors lie; on alarm, at how many in a hundred gates open",
+    )
     components: int = 1
     held: HoldRow | None = Field(None, description="the hold, on kinds of attack that it was not chosen on")
     compared: list[HoldRow] = Field(default_factory=list, description="what stands beside it, on the same attacks")
@@ -134,7 +137,7 @@ def save_hold(hold: Hold, folder: Path | str, *, half: bool = False) -> Path:
     for i, one in enumerate(hold.interventions):
         places.append({"tokens": one.tokens, "layers": list(one.layers)})
         for layer in one.layers:
-            for name in _TENSORS:
+            for name in TENSORS:
                 value = getattr(one.parts[layer], name)
                 small = half and name in ("reads", "writes", "gates")
                 tensors[f"{i}.{layer}.{name}"] = value.half() if small else value
@@ -221,7 +224,7 @@ def _tensors(path: Path) -> tuple[dict[str, torch.Tensor], str | None]:
 def _space(i: int, place: dict[str, Any], tensors: dict[str, torch.Tensor], card: HoldCard) -> CapSpace:
     parts = {}
     for layer in place["layers"]:
-        part = Bounds(*(tensors[f"{i}.{layer}.{name}"] for name in _TENSORS))
+        part = Bounds(*(tensors[f"{i}.{layer}.{name}"] for name in TENSORS))
         if part.reads.shape[1] != card.d_model or not 0 <= layer < card.n_layers:
             raise ValueError(f"a part for layer {layer} of width {part.reads.shape[1]} is not of {card.model}")
         parts[int(layer)] = part

@@ -14,11 +14,14 @@ from mien.chat import ask
 from mien.directions import Direction
 from mien.errors import InputError, NothingKeptError
 from mien.holding.bench import Bench
+from mien.holding.learning import kept, learn
+from mien.holding.lessons import Course, Lessons
 from mien.holding.paired import Ids, Pair, States
 from mien.holding.restoring import Restoring, restoring
 from mien.holding.trials import Ordinary, Plan
-from mien.holding.ways import Way, axis_grid, candidate_layers, on_alarm, others, paper_recipe
+from mien.holding.ways import Way, axis_grid, candidate_layers, learnt_on_alarm, on_alarm, others, paper_recipe
 from mien.holds import HoldTrial
+from mien.interventions import Bounds
 from mien.progress import Progress
 from mien.records import Rollout
 from mien.roles import load_roles
@@ -29,7 +32,8 @@ RANK = 64
 """Most dimensions that a hold on alarm acts in."""
 OPEN = 0.05
 """Share of ordinary tokens at which gates open at first."""
-WIDEST = 0.3
+LEAST = 0.002
+"""Below this share gates are not narrowed any further."""
 
 
 @dataclass(frozen=True)
@@ -48,21 +52,15 @@ class Budget:
     """Percentiles of ordinary tokens for floors on the axis."""
     bands: int
     """Bands of layers for them, up to three."""
-    depth: int
-    """Most layers of a hold on alarm."""
-    tries: int
-    """Layers that may be added to the best one, the best by themselves first."""
-    strengths: tuple[float, ...]
-    """By how much more than its map says the best hold on alarm may act: a ridge regression says too little."""
-    finalists: int
-    """Holds on alarm that are tried by writing; the others by forced decoding only."""
+    course: Course
+    """For the hold that is learnt."""
 
 
 BUDGETS = {
-    "small": Budget(Plan(attacks=18, ordinary=16, ordinary_tokens=40), Plan(tasks=24, requests=16), 80, 160, 4,
-                    (5, 25), 2, 4, 3, (1.5,), 2),
+    "small": Budget(Plan(attacks=18, questions=2, ordinary=16, ordinary_tokens=40), Plan(tasks=24, requests=16), 80,
+                    160, 4, (5, 25), 2, Course(rank=16, steps=40, rounds=1)),
     "paper": Budget(Plan(questions=2, max_tokens=32, ordinary=25), Plan(questions=4, max_tokens=48, ordinary=50), 290,
-                    400, 9, (1, 5, 10, 25, 50), 3, 4, 5, (0.7, 1.3, 1.7), 4),
+                    400, 9, (1, 5, 10, 25, 50), 3, Course(rank=32, steps=100, rounds=3)),
 }  # fmt: skip
 
 
@@ -86,10 +84,6 @@ class Tried:
         """What it brings back if it keeps to a price; else less than anything that does."""
         return (self.row.returned or 0.0) if self.row.price <= most else -1 - self.row.price
 
-    def promise(self, most: float) -> float:
-        """What it would bring back about, with gates so narrow that it keeps to a price."""
-        return (self.row.returned or 0.0) * min(1.0, most / max(self.row.price, 1e-4))
-
 
 @dataclass(frozen=True)
 class Choice:
@@ -112,13 +106,13 @@ def choose(
         ordinary: other ordinary answers, for percentiles and gates.
     """
     states = read_states(bench, making, ordinary, budget, show)
-    lab = Lab(bench, states, MARGIN * max_price)
+    lab = Lab(bench, states, MARGIN * max_price, making, ordinary, budget)
     plain = [lab.attempt(way) for way in (paper_recipe(axis), *axis_grid(axis, states, budget.marks, budget.bands))]
     other = [lab.attempt(way) for way in others(states, budget.marks[:1])]
-    alarms = grow(lab, budget)
+    alarms = [affordable(lab, way) for way in (in_closed_form(lab, states), learnt(lab, states, "making"))]
     rows = {t.row.name: t.row for t in lab.tried}
     written = []
-    for one in (lab.ranked(plain)[0], lab.ranked(other)[0], *lab.ranked(alarms)[: budget.finalists]):
+    for one in (lab.ranked(plain)[0], lab.ranked(other)[0], *alarms):
         found = bench.measure(one.way.method(bench.engine.info), whole=False)
         rows[one.row.name] = one.row.model_copy(update={"closed": found.closed})
         written.append((found.closed, one))
@@ -133,8 +127,11 @@ def choose(
 class Lab:
     """Forced decoding of many ways, each tried once."""
 
-    def __init__(self, bench: Bench, states: States, most: float) -> None:
+    def __init__(
+        self, bench: Bench, states: States, most: float, making: AttackSet, ordinary: Sequence[Ordinary], budget: Budget
+    ) -> None:
         self.bench, self.states, self.most = bench, states, most
+        self.making, self.ordinary, self.budget = making, ordinary, budget
         self.rank = min(RANK, bench.engine.info.d_model // 4)
         self.tried: list[Tried] = []
 
@@ -189,46 +186,40 @@ def read_states(
     return States(bench.engine.model, pairs, [o.whole for o in ordinary], layers, budget.tokens, show)
 
 
-def grow(lab: Lab, budget: Budget) -> list[Tried]:
-    """Holds on alarm: the best layer, then one more as long as that helps, with gates that cost what is allowed."""
-    before = len(lab.tried)
-    singles = {k: lab.attempt(alarm(lab, lab.states, [k], OPEN)) for k in lab.states.layers}
-    order = sorted(singles, key=lambda k: -singles[k].promise(lab.most))
-    chosen = order[:1]
-    best = fitting(lab, singles[order[0]], chosen)
-    for k in order[1 : budget.tries + 1]:
-        if len(chosen) == budget.depth:
-            break
-        more = [*chosen, k]
-        tried = fitting(lab, lab.attempt(alarm(lab, lab.states, more, OPEN)), more)
-        if tried.worth(lab.most) > best.worth(lab.most):
-            chosen, best = more, tried
-    for strength in budget.strengths:
-        fitting(lab, lab.attempt(alarm(lab, lab.states, chosen, OPEN, strength)), chosen, strength)
-    return lab.tried[before:]
-
-
-def fitting(lab: Lab, tried: Tried, layers: Sequence[int], strength: float = 1.0) -> Tried:
-    """The better of a hold on alarm and the same with gates so wide or narrow that it costs about what is allowed."""
-    share = float(f"{min(max(OPEN * 0.9 * lab.most / max(tried.row.price, 1e-4), 0.002), WIDEST):.2g}")
-    if 0.85 < share / OPEN < 1.3:
+def affordable(lab: Lab, way: Way) -> Tried:
+    """A hold on alarm, or the same with gates so narrow that it costs about what is allowed."""
+    tried = lab.attempt(way)
+    if tried.row.price <= lab.most or way.narrower is None or way.percentile is None:
         return tried
-    assert tried.way.narrower is not None
-    again = partial(alarm, lab, layers=tuple(layers), opened=share, strength=strength)
-    way = replace(tried.way.narrower(share), again=again, narrower=tried.way.narrower)
-    return lab.ranked([tried, lab.attempt(way)])[0]
+    share = float(f"{max(way.percentile / 100 * 0.9 * lab.most / tried.row.price, LEAST):.2g}")
+    return lab.ranked([tried, lab.attempt(replace(way.narrower(share), again=way.again, narrower=way.narrower))])[0]
 
 
-def alarm(lab: Lab, states: States, layers: Sequence[int], opened: float, strength: float = 1.0) -> Way:
-    """A hold on alarm at some layers. A later layer's map is made with the earlier ones in place: made without, each
-    would correct what the others have corrected.
+def in_closed_form(lab: Lab, states: States) -> Way:
+    """A hold on alarm by ridge regression. A later layer's map is made with the earlier ones in place: made without,
+    each would correct what the others have corrected.
     """
     fits: dict[int, Restoring] = {}
-    for k in sorted(layers):
-        before = on_alarm(fits, opened, strength).method(lab.bench.engine.info).interventions if fits else ()
+    for k in states.layers:
+        before = on_alarm(fits, OPEN).method(lab.bench.engine.info).interventions if fits else ()
         fits[k] = restoring(states.under(k, before), lab.rank)
-    again = partial(alarm, lab, layers=tuple(layers), opened=opened, strength=strength)
-    return replace(on_alarm(fits, opened, strength), again=again, narrower=partial(on_alarm, fits, strength=strength))
+    return replace(on_alarm(fits, OPEN), again=partial(in_closed_form, lab), narrower=partial(on_alarm, fits))
+
+
+def learnt(lab: Lab, states: States, key: str) -> Way:
+    """A hold on alarm by gradient descent, from the attacks for making, or from all that are for choosing."""
+    bench, budget = lab.bench, lab.budget
+    attacks = lab.making.attacks if key == "making" else (*lab.making.attacks, *bench.attacks)
+    apart = [t.question for t in bench.trials] + list(lab.making.questions)
+
+    def make() -> dict[int, Bounds]:
+        lessons = Lessons(bench.engine, bench.run, key, attacks, apart, budget.course, bench.seed, bench.progress)
+        whole = [o.whole for o in lab.ordinary]
+        return learn(bench.engine.model, states, lessons, whole, OPEN, budget.tokens, bench.seed, bench.progress)
+
+    parts = kept(bench.run.work / f"learnt-{key}.safetensors", make)
+    way = learnt_on_alarm(parts, states)
+    return replace(way, again=partial(learnt, lab, key="all"), narrower=partial(learnt_on_alarm, parts, states))
 
 
 def made_again(lab: Lab, chosen: Tried) -> Way:
@@ -238,7 +229,7 @@ def made_again(lab: Lab, chosen: Tried) -> Way:
         return way
     found = way.again(lab.states.whole())
     share = (found.percentile or 0.0) / 100
-    while chosen.row.price <= lab.most and found.narrower is not None and share > 0.002:
+    while chosen.row.price <= lab.most and found.narrower is not None and share > LEAST:
         price = lab.price(replace(found, name=f"{way.name}, made again, {share:g}"))
         if price <= lab.most:
             break

@@ -110,21 +110,33 @@ class Restoring:
     readings: tuple[Floats, ...]
     """What the gates read there, ascending."""
 
-    def bounds(self, ordinary_open: float, own_open: float, strength: float = 1.0) -> Bounds:
+    def bounds(self, ordinary_open: float, own_open: float) -> Bounds:
         """With the first gate open at a share of ordinary tokens and the second at a share of the model's own tokens
-        without an attack; `strength`: how much of what the map says is done.
+        without an attack.
         """
         limits = [np.quantile(r, share) for r, share in zip(self.readings, (ordinary_open, own_open), strict=True)]
         target = torch.from_numpy(self.target.astype(np.float32))
         return Bounds(
-            _tensor(self.reads), _tensor(strength * self.writes), target, target, _tensor(self.gates),
+            rounded(self.reads), rounded(self.writes), target, target, rounded(self.gates),
             torch.tensor(limits, dtype=torch.float32),
         )  # fmt: skip
 
 
-def _tensor(values: NDArray[np.floating]) -> torch.Tensor:
+def rounded(values: NDArray[np.floating] | torch.Tensor) -> torch.Tensor:
     """Rounded as a bundled hold is, so that what is measured is what is shipped."""
-    return torch.from_numpy(np.asarray(values, np.float32)).half().float()
+    return torch.as_tensor(values, dtype=torch.float32).half().float()
+
+
+def narrowed(part: Bounds, ordinary: NDArray[Any], share: float) -> Bounds:
+    """The same with all gates shut so far that they are open together at no more than a share of ordinary tokens
+    `[m, d]`.
+    """
+    assert part.gates is not None
+    assert part.below is not None
+    room = part.below.double().numpy() - ordinary.astype(np.float64) @ part.gates.double().numpy().T
+    scale = room.std(0)
+    too_far = max(float(np.quantile((room / scale).min(1), 1 - share)), 0.0)
+    return replace(part, below=part.below - torch.from_numpy(too_far * scale).float())
 
 
 def _basis(values: Floats, rank: int) -> Floats:
@@ -141,7 +153,7 @@ def _covariance(x: Floats) -> Floats:
 
 def floored(direction: Floats, floor: float) -> Bounds:
     """A floor of the projection on `direction` `[d]`: a `Cap`."""
-    unit = _tensor(direction / max(float(np.linalg.norm(direction)), 1e-30))[None]
+    unit = rounded(direction / max(float(np.linalg.norm(direction)), 1e-30))[None]
     return Bounds(unit, unit, torch.tensor([floor]), torch.tensor([math.inf]))
 
 
@@ -161,14 +173,14 @@ def discriminating(states: LayerStates, mark: float) -> Bounds:
     along = float(write @ read)
     write = write / along if abs(along) > 1e-6 * np.linalg.norm(write) else read
     low = float(np.percentile(s.ordinary @ read, mark))
-    return Bounds(_tensor(read)[None], _tensor(write)[None], torch.tensor([low]), torch.tensor([math.inf]))
+    return Bounds(rounded(read)[None], rounded(write)[None], torch.tensor([low]), torch.tensor([math.inf]))
 
 
 def within(basis: Floats, mark: float, ordinary: NDArray[np.floating]) -> Bounds:
     """Projections on orthonormal rows `[k, d]` held between two percentiles of ordinary tokens' own, `mark` from either
     end.
     """
-    rows = _tensor(basis)
+    rows = rounded(basis)
     low, high = np.percentile(ordinary @ basis.T, [mark, 100 - mark], axis=0)
     return Bounds(rows, rows, torch.tensor(low, dtype=torch.float32), torch.tensor(high, dtype=torch.float32))
 

@@ -18,6 +18,7 @@ from mien.holding.restoring import (
     Restoring,
     discriminating,
     floored,
+    narrowed,
     percentile_of,
     persona_space,
     within,
@@ -145,13 +146,27 @@ _OTHERS: dict[str, tuple[Callable[[LayerStates, float], Bounds], str, int]] = {
 }  # fmt: skip
 
 
-def on_alarm(fits: Mapping[int, Restoring], opened: float, strength: float = 1.0) -> Way:
+def on_alarm(fits: Mapping[int, Restoring], opened: float) -> Way:
     """A hold on alarm: each layer's gates open at a share `opened` of ordinary tokens."""
     rank = max(len(fit.reads) for fit in fits.values())
     return Way(
-        f"on alarm, {_band(sorted(fits))}, open on {100 * opened:g}%" + ("" if strength == 1 else f", x{strength:g}"),
+        f"on alarm, {_band(sorted(fits))}, open on {100 * opened:g}%",
         f"where two gates tell an attack, takes out what attacks put in, by a map of rank {rank}",
-        {k: fit.bounds(opened, min(OWN_OPEN, opened), strength) for k, fit in fits.items()}, 100 * opened, rank,
+        {k: fit.bounds(opened, min(OWN_OPEN, opened)) for k, fit in fits.items()}, 100 * opened, rank,
+    )  # fmt: skip
+
+
+def learnt_on_alarm(parts: Mapping[int, Bounds], states: States, opened: float | None = None) -> Way:
+    """A hold on alarm that was learnt, its gates narrowed to a share `opened` of ordinary tokens if that is given."""
+    ordinary = {k: states.at(k).ordinary for k in parts}
+    if opened is not None:
+        parts = {k: narrowed(part, ordinary[k], opened) for k, part in parts.items()}
+    share = max(_share(CapSpace({k: part}, "", ""), k, ordinary[k]) for k, part in parts.items())
+    rank = max(len(part.reads) for part in parts.values())
+    return Way(
+        f"learnt on alarm, {_band(sorted(parts))}" + ("" if opened is None else f", open on {100 * opened:g}%"),
+        f"where two gates tell an attack, brings predictions back to those without it, by a learnt map of rank {rank}",
+        parts, round(100 * share, 2), rank,
     )  # fmt: skip
 
 

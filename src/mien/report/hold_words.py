@@ -106,4 +106,4 @@ def sentence(name: str) -> str:
 
 def mark(card: HoldCard) -> str:
     """What the card's percentile is."""
-    return "gates open on, of ordinary tokens" if card.way.startswith("on alarm") else "percentile"
+    return "gates open on, of ordinary tokens" if "on alarm" in card.way else "percentile"
