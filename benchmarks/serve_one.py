@@ -6,6 +6,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from serving_steps import FIVE
+
 from mien.engines.hf_live_engine import HfLiveEngine
 from mien.machine import apart
 from mien.models import load
@@ -15,8 +17,6 @@ from mien.serve.checking import Checker
 from mien.serve.conductor import Limits
 from mien.serve.running import Runner, listen
 from mien.serve.server import Server, Settings
-
-FIVE = ("assistant", "impolite", "sentience_claiming", "sycophantic", "delusion_feeding")
 
 mode, port = sys.argv[1], int(sys.argv[2])
 model = apart(load)

@@ -1,7 +1,7 @@
 """Time `mien serve` watched against unwatched, held against unheld, and against `transformers serve`; written to
 docs/serving.md.
 
-    python benchmarks/serving.py [--pairs 3] [--clients 1,8,32]
+    python benchmarks/serving.py [--pairs 5] [--clients 1,8,32]
 
 The servers run side by side, one under load at a time, and take turns: each turn is the same requests from so many
 clients at once, streamed. Figures are medians of the ratios of turns that follow one another.
@@ -28,7 +28,7 @@ sys.path.insert(0, str(REPO / "benchmarks"))
 
 import machine_line  # noqa: E402
 
-TOKENS = 32
+TOKENS = 64
 THEIRS = {
     "transformers serve": "--no-continuous-batching",
     "transformers serve, continuous batching": "--continuous-batching",
@@ -104,7 +104,7 @@ async def one(client: httpx.AsyncClient, served: Served, topic: str) -> tuple[in
 
 async def turn(served: Served, clients: int) -> Turn:
     """The same questions from so many clients at once; every client asks until all are answered."""
-    questions = list(TOPICS[: max(clients, 4)])
+    questions = list(TOPICS[: max(clients, 2)])
     async with httpx.AsyncClient(timeout=600) as client:
 
         async def ask() -> list[tuple[int, float]]:
@@ -160,9 +160,26 @@ def theirs(name: str, flag: str) -> Served:
     return started(name, command, port, folder)
 
 
+def step_rows(clients: list[int]) -> list[list[str]]:
+    """Cells of the second table."""
+    from serving_steps import FIVE, step_ratio
+
+    from mien.gauges import bundled_gauges
+    from mien.holds import bundled_hold
+    from mien.jobs.scan import chosen
+    from mien.models import load
+
+    model = load()
+    gauges, hold = bundled_gauges(model.info.id), bundled_hold(model.info.id)
+    assert gauges is not None
+    assert hold is not None
+    five = chosen(gauges, FIVE)
+    return [[str(n), *(step_ratio(model, n, five, held) for held in ((), hold.interventions))] for n in clients]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pairs", type=int, default=3)
+    parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--clients", default="1,8,32")
     parser.add_argument("--out", type=Path, default=REPO / "docs" / "serving.md")
     chosen = parser.parse_args()
@@ -179,12 +196,13 @@ def main() -> None:
         for clients in map(int, chosen.clients.split(",")):
             rows.append(compared(servers["watched"], servers["unwatched"], clients, chosen.pairs))
             rows.append(compared(servers["held"], servers["watched"], clients, chosen.pairs))
-            for name in THEIRS:
-                rows.append(compared(servers["watched"], servers[name], clients, 1 if clients > 1 else chosen.pairs))
+            few = min(chosen.pairs, 3) if clients == 1 else 1
+            rows += [compared(servers["watched"], servers[name], clients, few) for name in THEIRS]
     finally:
         for served in servers.values():
             served.process.terminate()
     table = [f"| {' | '.join(row)} |" for row in rows]
+    steps = [f"| {' | '.join(row)} |" for row in step_rows([int(n) for n in chosen.clients.split(",")])]
     text = "\n".join([
         "# Serving, timed", "",
         "Written by `python benchmarks/serving.py`. The servers take turns under the same requests (greedy, "
@@ -197,6 +215,11 @@ def main() -> None:
         "server.", "",
         "`watched` reads five gauges at every token, alarms and records; `held` holds the Assistant besides. "
         "`transformers serve` runs as it comes, which is one answer at a time, and with its continuous batching.", "",
+        "## One step of the engine", "",
+        "Servers' turns are seconds long, and on a shared machine such turns differ by a tenth and more. The same "
+        "comparison step by step, two batches in one process in turn; median and its 95 % interval. Left out are HTTP, "
+        "one pass more for an answer that is cut at its limit, and what is recorded when it ends.", "",
+        "| answers at a time | watched against unwatched | held against watched |", "| --- | --- | --- |", *steps, "",
     ])  # fmt: skip
     chosen.out.write_text(text, "utf-8")
     print(f"written to {chosen.out}")

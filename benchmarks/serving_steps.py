@@ -1,0 +1,56 @@
+"""What reading and holding add to one step of the serving engine: two batches in one process that take steps in turn.
+
+Turns of whole servers differ by more than a tenth for reasons of the machine's own; steps that follow one another at
+once differ less. Left out here are HTTP and what is recorded when an answer ends.
+"""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+
+from mien.chat import ask
+from mien.engines.hf_live import LiveBatch
+from mien.gauges import GaugeSet
+from mien.live import LiveRequest
+from mien.models import Model
+from mien.records import Intervention, Sampling
+from mien.scanning.measure import panel
+
+FIVE = ("assistant", "impolite", "sentience_claiming", "sycophantic", "delusion_feeding")
+"""Gauges that are read."""
+STEPS = 96
+
+
+def step_ratio(model: Model, rows: int, gauges: GaugeSet, hold: tuple[Intervention, ...]) -> str:
+    """Seconds a step while `rows` answers are watched, against unwatched ones; with a hold, while they are held and
+    watched, against watched ones. The median over steps, with its 95 % interval by drawing steps with replacement.
+    """
+    probes = panel(gauges, model).probes
+    first = _filled(model, LiveBatch(model, probes, max_rows=rows), rows, True, hold)
+    second = _filled(model, LiveBatch(model, probes if hold else {}, max_rows=rows), rows, bool(hold), ())
+    ratios = []
+    for i in range(STEPS):
+        seconds = {}
+        for batch in (first, second) if i % 2 else (second, first):
+            begun = time.perf_counter()
+            batch.step()
+            seconds[batch] = time.perf_counter() - begun
+        if first.load().running == second.load().running == rows:
+            ratios.append(seconds[first] / seconds[second])
+    first.close()
+    second.close()
+    draws = np.median(np.random.default_rng(0).choice(ratios, (1000, len(ratios))), 1)
+    low, high = np.quantile(draws, [0.025, 0.975])
+    return f"{np.median(ratios):.2f} x ({low:.2f} to {high:.2f})"
+
+
+def _filled(model: Model, batch: LiveBatch, rows: int, read: bool, hold: tuple[Intervention, ...]) -> LiveBatch:
+    """The batch, with so many answers that write, and go on writing."""
+    for i in range(rows):
+        ids = model.chat.prompt_ids(ask(f"Tell me a very long story about the number {i}."))
+        batch.admit(LiveRequest(str(i), ids, Sampling(3 * STEPS, 0.0), 0, read=read, interventions=hold))
+    for _ in range(2 * rows):
+        batch.step()
+    return batch
