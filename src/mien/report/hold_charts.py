@@ -26,7 +26,7 @@ def _drawn(card: HoldCard, tried: list[HoldTrial], variant: str, width: float) -
     far = 4 * (card.max_price or max(t.price for t in tried))
     x = Scale(*domain([min(t.price, far) for t in tried], low=0.0, high=far), _LEFT, width - 12)
     values = [max(bought(t) or 0.0, -0.3) for t in tried]
-    y = Scale(*domain(values, low=-0.05, high=0.55), _HEIGHT - _FOOT, _TOP)
+    y = Scale(*domain(values, low=-0.05, high=max(0.55, max(values) + 0.12)), _HEIGHT - _FOOT, _TOP)  # room for labels
     told = "; ".join(f"{t.name}: {percent(bought(t))} for {number(t.price, 3)} nat a token" for t in tried)
     parts = [*_frame(card, x, y), *(_dot(t, t.name == card.way, x, y) for t in tried)]
     chosen = next((t for t in tried if t.name == card.way), None)
