@@ -64,6 +64,8 @@ def tame(body: dict[str, Any]) -> None:
     for name in NEUTRAL:
         body.pop(name, None)
     body |= {"model": "tiny", "max_tokens": 4, "n": None, "stop": None}
+    if isinstance(body.get("seed"), int | float):  # numbers beyond 2**53 are compared as floats by who reads the schema
+        body["seed"] = max(-(2**63), min(2**63, int(body["seed"])))
     if "messages" in body:
         for message in body["messages"]:
             message["role"] = "assistant" if message["role"] in ("tool", "function") else message["role"]
