@@ -61,6 +61,18 @@ def heard(engine: LiveEngine, each: LiveRequest) -> Heard:
     return sink
 
 
+def test_who_is_told_of_a_token_writes_and_does_not_wait(engine: HfLiveEngine) -> None:
+    """A server counts those that wait before it takes on more: one that writes must not keep another out."""
+    loads = []
+
+    def sink(event: LiveEvent) -> None:
+        loads.append(engine.load())
+
+    engine.submit(request("a", range(5), 3), sink)
+    engine.close(drain=60)
+    assert [(now.running, now.waiting) for now in loads] == [(1, 0), (1, 0), (1, 0), (0, 0)]
+
+
 def test_many_threads_at_once(engine: HfLiveEngine) -> None:
     asked = [request(f"{i}", range(i, 3 * i + 5), 5 + i, i % 2, seed=i, read=i % 3 == 0) for i in range(16)]
     with ThreadPoolExecutor(8) as pool:

@@ -158,8 +158,6 @@ class HfLiveEngine:
         except Exception:  # never the end of the thread
             self._tell(batch.abandon())
             self._end_all(but=batch.ids())
-        with self._wake:
-            self._load = batch.load()
         return True
 
     def _end_all(self, but: set[str]) -> None:
@@ -169,6 +167,8 @@ class HfLiveEngine:
         self._tell([(id, LiveEnd("error", (), "", error="The engine broke down; try again.")) for id in left])
 
     def _tell(self, events: list[Event]) -> None:
+        with self._wake:
+            self._load = self._batch.load()  # first: who is told may ask
         for id, event in events:
             with self._wake:
                 sink = self._sinks.pop(id, None) if isinstance(event, LiveEnd) else self._sinks.get(id)
