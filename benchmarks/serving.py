@@ -4,7 +4,8 @@ docs/serving.md.
     python benchmarks/serving.py [--pairs 5] [--clients 1,8,32]
 
 The servers run side by side, one under load at a time, and take turns: each turn is the same requests from so many
-clients at once, streamed. Figures are medians of the ratios of turns that follow one another.
+clients at once, streamed. Figures are medians of the ratios of turns that follow one another. A second table does the
+same step by step in one process, where two servers' noise is out of the way.
 """
 
 from __future__ import annotations

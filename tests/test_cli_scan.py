@@ -304,7 +304,7 @@ def test_a_folder_that_holds_another_scan_is_left_alone(
     assert {p: p.read_bytes() for p in (tmp_path / "out").rglob("*") if p.is_file()} == before
 
 
-@pytest.mark.parametrize(("content", "said"), [("{\n", "None of the 1 records"), ("", "is empty")])
+@pytest.mark.parametrize(("content", "said"), [("{\n", "No record can be used: 1 left out"), ("", "is empty")])
 def test_logs_of_which_nothing_can_be_read_leave_what_was_found_before(
     content: str, said: str, log: Path, model: Path, gauge_file: Path, tmp_path: Path, run: Run
 ) -> None:

@@ -185,5 +185,5 @@ def test_data_of_which_nothing_can_be_measured_is_refused_with_the_first_reason(
 ) -> None:
     path = write(tmp_path / "d.jsonl", ["{broken", {"messages": [{"role": "user", "content": "no answer"}]}])
     done = run(*words(path, model, folder, tmp_path / "out", "--quiet"))
-    refused(done, InputError, "None of the 2 records can be used; the first is", "line 1: it is not JSON")
+    refused(done, InputError, "No record can be used: 2 left out, the first in", "line 1: it is not JSON")
     assert not list((tmp_path / "out").glob("[!.]*.*")), "no table, summary or page"

@@ -441,7 +441,7 @@ def test_broken_public_records_are_counted_and_located(tmp_path: Path) -> None:
 
 def test_a_public_set_with_nothing_to_learn_is_one_sentence(tmp_path: Path) -> None:
     path = lines(tmp_path / "set.jsonl", {"messages": [{"role": "user", "content": "Anybody?"}]})
-    with pytest.raises(FormatError, match=r"None of the 1 records .* line 1: it has no answer"):
+    with pytest.raises(FormatError, match=r"No record of .*: 1 left out, .* line 1: it has no answer"):
         load_public(path)
     with pytest.raises(FormatError, match="no file"):
         load_public(tmp_path / "nowhere.jsonl")

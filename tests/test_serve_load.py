@@ -75,7 +75,7 @@ class Process:
                     return
             except httpx.HTTPError:
                 assert self.child.poll() is None, Path(self.log.name).read_text()
-            time.sleep(0.2)
+            time.sleep(0.2)  # it is another process, and tells nobody
         raise AssertionError("the server did not become ready")
 
     def memory(self) -> float | None:

@@ -25,6 +25,7 @@ JSON_FILE = "hold.json"
 TENSOR_FILE = "hold.safetensors"
 SCHEMA_VERSION = 1
 TENSORS = tuple(field.name for field in fields(Bounds))
+"""Names of a part's tensors in a file, in the order of `Bounds`."""
 
 
 class _Part(BaseModel):

@@ -43,7 +43,7 @@ class Budget:
     choose: Plan
     report: Plan
     roles: int
-    """Prompts of the role library, beside the attacks, that maps are learnt from."""
+    """Prompts of the role library, beside the attacks, that maps in closed form are made from."""
     tokens: int
     """Most tokens of each ordinary conversation that percentiles and gates are made from."""
     layers: int
@@ -109,7 +109,7 @@ def choose(
     lab = Lab(bench, states, MARGIN * max_price, making, ordinary, budget)
     plain = [lab.attempt(way) for way in (paper_recipe(axis), *axis_grid(axis, states, budget.marks, budget.bands))]
     other = [lab.attempt(way) for way in others(states, budget.marks[:1])]
-    alarms = [affordable(lab, way) for way in (in_closed_form(lab, states), learnt(lab, states, "making"))]
+    alarms = [affordable(lab, way) for way in (in_closed_form(lab, states), learnt(lab, states))]
     rows = {t.row.name: t.row for t in lab.tried}
     written = []
     for one in (lab.ranked(plain)[0], lab.ranked(other)[0], *alarms):
@@ -206,20 +206,21 @@ def in_closed_form(lab: Lab, states: States) -> Way:
     return replace(on_alarm(fits, OPEN), again=partial(in_closed_form, lab), narrower=partial(on_alarm, fits))
 
 
-def learnt(lab: Lab, states: States, key: str) -> Way:
-    """A hold on alarm by gradient descent, from the attacks for making, or from all that are for choosing."""
+def learnt(lab: Lab, states: States, whole: bool = False) -> Way:
+    """A hold on alarm by gradient descent, from the attacks for making, or from the whole set that is for choosing."""
     bench, budget = lab.bench, lab.budget
-    attacks = lab.making.attacks if key == "making" else (*lab.making.attacks, *bench.attacks)
+    key = "all" if whole else "making"
+    attacks = (*lab.making.attacks, *bench.attacks) if whole else lab.making.attacks
     apart = [t.question for t in bench.trials] + list(lab.making.questions)
 
     def make() -> dict[int, Bounds]:
         lessons = Lessons(bench.engine, bench.run, key, attacks, apart, budget.course, bench.seed, bench.progress)
-        whole = [o.whole for o in lab.ordinary]
-        return learn(bench.engine.model, states, lessons, whole, OPEN, budget.tokens, bench.seed, bench.progress)
+        quiet = [o.whole for o in lab.ordinary]
+        return learn(bench.engine.model, states, lessons, quiet, OPEN, budget.tokens, bench.seed, bench.progress)
 
     parts = kept(bench.run.work / f"learnt-{key}.safetensors", make)
     way = learnt_on_alarm(parts, states)
-    return replace(way, again=partial(learnt, lab, key="all"), narrower=partial(learnt_on_alarm, parts, states))
+    return replace(way, again=partial(learnt, lab, whole=True), narrower=partial(learnt_on_alarm, parts, states))
 
 
 def made_again(lab: Lab, chosen: Tried) -> Way:

@@ -142,23 +142,22 @@ def learn(
     descent = torch.optim.Adam(groups, betas=(0.9, 0.95))
     steps = course.steps * (course.rounds + 1)
     pace = torch.optim.lr_scheduler.LambdaLR(descent, lambda n: min(1.0, (n + 1) / 10) * (1 - 0.9 * n / steps))
-    for step in range(steps):
-        if step and step % course.steps == 0:
-            held = CapSpace(sites.parts(), model.info.id, model.info.fingerprint)
-            lessons.write(held, step // course.steps, rng)
-        if step % course.steps == 0:
-            show.begin("learning a hold", steps)
-        drawn = lessons.draw(course.rows, rng)
-        rows = [quiet[i] for i in rng.integers(0, len(quiet), course.quiet)]
+    for turn in range(course.rounds + 1):
+        if turn:
+            lessons.write(CapSpace(sites.parts(), model.info.id, model.info.fingerprint), turn, rng)
+        show.begin("learning a hold", steps)
         with frozen(model.net):
-            attacked = _under_attack(model, sites, drawn)
-            loss = attacked + QUIET * _in_quiet(model, sites, rows, course.columns, rng)
-            descent.zero_grad()
-            torch.autograd.backward(loss)
-        nn.utils.clip_grad_norm_([*fast, *slow], 1.0)
-        descent.step()
-        pace.step()
-        show.advance(step + 1)
+            for step in range(course.steps):
+                drawn = lessons.draw(course.rows, rng)
+                rows = [quiet[i] for i in rng.integers(0, len(quiet), course.quiet)]
+                attacked = _under_attack(model, sites, drawn)
+                loss = attacked + QUIET * _in_quiet(model, sites, rows, course.columns, rng)
+                descent.zero_grad()
+                torch.autograd.backward(loss)
+                nn.utils.clip_grad_norm_([*fast, *slow], 1.0)
+                descent.step()
+                pace.step()
+                show.advance(turn * course.steps + step + 1)
     return sites.parts()
 
 

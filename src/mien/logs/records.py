@@ -79,6 +79,6 @@ def nothing_usable(skipped: int, first: Sequence[tuple[str, int, str]]) -> Input
         return InputError("There are no records in what was given; check the files, and --format and --columns.")
     source, line, reason = first[0]
     return InputError(
-        f"None of the {skipped} records can be used; the first is in {source}, line {line}: {reason}; check the files, "
+        f"No record can be used: {skipped} left out, the first in {source}, line {line}: {reason}; check the files, "
         f"and --format and --columns."
     )

@@ -37,10 +37,10 @@ def load_public(path: str | Path, *, columns: Columns | None = None) -> PublicSe
         else:
             samples.append(found)
     if not samples:
-        first = f"; the first, at line {broken[0].line}: {broken[0].reason}" if broken else ""
+        left = f": {len(broken)} left out, the first at line {broken[0].line}: {broken[0].reason}" if broken else ""
         raise FormatError(
-            f"None of the {len(broken)} records of {path} can be learnt from{first}. Give chat JSONL with messages, or "
-            "records with instruction and output, or with prompt and completion."
+            f"No record of {path} can be learnt from{left}. Give chat JSONL with messages, or records with instruction "
+            "and output, or with prompt and completion."
         )
     return PublicSet(tuple(samples), tuple(broken))
 
