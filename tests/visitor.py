@@ -66,9 +66,17 @@ class Visitor:
         """Set how answers are drawn."""
         if not self.page.locator("#system textarea").is_visible():
             self.page.click("#settings > button")
-        for id, value in (("temperature", temperature), ("most", most)):
-            self.page.fill(f"#{id} input[type=number]", str(value))
-            self.page.press(f"#{id} input[type=number]", "Tab")
+        values = {"temperature": temperature, "most": most}
+        wanted = {f"#{id} input[type=number]": str(value) for id, value in values.items()}
+        # What has just been opened is once more set to its first value, and takes what was typed before that with it.
+        for _ in range(20):
+            for at, value in wanted.items():
+                self.page.fill(at, value)
+                self.page.press(at, "Tab")
+            self.page.wait_for_timeout(200)
+            if all(self.page.input_value(at) == value for at, value in wanted.items()):
+                return
+        raise AssertionError(f"the page does not keep {wanted}")
 
     def way(self, label: str) -> None:
         """Choose how messages are answered."""
