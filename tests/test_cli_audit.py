@@ -97,6 +97,30 @@ def test_the_gate_is_an_exit_code(place: Path, tmp_path: Path, run: Run) -> None
     assert done.code == (1 if change["worse_by"] > 0 else 0)
 
 
+def test_limits_of_a_harmless_audit_let_it_pass_and_one_beyond_it_not(place: Path, tmp_path: Path, run: Run) -> None:
+    first, gate = tmp_path / "first", tmp_path / "character.yaml"
+    assert run(*words(place, "adapter", first, "--quiet")).code == 0
+    made = run("limits", first, "--out", gate, "--margin", "0", "--json", "--quiet")
+    assert (made.code, made.err) == (0, "")
+    told = json.loads(made.out)
+    assert told["file"] == str(gate)
+    assert "behaviour" in told
+    assert list(told["traits"]) == ["mood"]
+    again = run(*words(place, "adapter", first, "--quiet", "--thresholds", str(gate)))
+    assert again.code == 0, again.out
+    assert "adapter" in again.out
+    assert ": PASS\n" in again.out
+    text = gate.read_text().replace(f"mood: {told['traits']['mood']}", "mood: 0.0")
+    shift = json.loads((first / "audit.json").read_text())["shifts"][0]["sigma"]
+    harder = tmp_path / "harder.yaml"
+    harder.write_text(text)
+    assert run(*words(place, "adapter", first, "--quiet", "--thresholds", str(harder))).code == (1 if shift > 0 else 0)
+    refused(run("limits", first, "--out", gate), InputError, "is there already")
+    assert gate.read_text().startswith(f"# For models tuned from {place / 'base'}: the worst that one audit")
+    refused(run("limits", place / "base", "--out", tmp_path / "no.yaml"), FormatError, "no audit's result")
+    assert not (tmp_path / "no.yaml").exists()
+
+
 def test_killed_it_goes_on_to_the_same_end(place: Path, tmp_path: Path) -> None:
     whole = json.loads(mien(*words(place, "adapter", tmp_path / "whole", "--json", "--quiet")).out)
     out = tmp_path / "killed"

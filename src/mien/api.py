@@ -186,19 +186,22 @@ def train(
 
 def audit(
     base: Model, tuned: Model | str | Path, out: str | Path = "audit", *, traits: Sequence[str] | None = None,
-    progress: Progress | None = None,
+    thresholds: str | Path | None = None, progress: Progress | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Compare a tuned model (or the folder of an adapter) with its base: `out` gets `audit.html` and `audit.json`;
-    returns what the second says.
+    returns what the second says. `passed` is None without `thresholds`, a YAML file of limits.
 
     Raises:
-        InputError: no directions, or models that cannot be compared.
+        InputError: no directions, models that cannot be compared, or limits that cannot be tried.
+        FormatError: `thresholds` is no such file.
         ModelError: the tuned model cannot be loaded.
         RunError: `out` holds another run.
     """
+    from mien.auditing.thresholds import NONE, load_thresholds
     from mien.jobs import audit as auditing
 
-    return auditing.audit(base, tuned, Path(out), traits=traits, progress=progress)
+    gate = NONE if thresholds is None else load_thresholds(thresholds)
+    return auditing.audit(base, tuned, Path(out), traits=traits, thresholds=gate, progress=progress)
 
 
 def load_direction(name_or_folder: str | Path, model: Model | None = None) -> Direction:

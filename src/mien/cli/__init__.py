@@ -18,6 +18,7 @@ _COMMANDS = {
     "screen": "training data to the records that would move the character",
     "train": "a LoRA adapter without the move: fine-tuning held against traits as it learns",
     "audit": "a tuned model against its base: a report, and an exit code for the release gate",
+    "limits": "audits of harmless retrainings to the limits of that gate",
     "serve": "an OpenAI-compatible server that watches every answer, alarms, and holds it",
     "chat": "the same in the terminal, gauges beside every answer",
     "axis": "roles to the Assistant Axis and the persona map",
