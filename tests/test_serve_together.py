@@ -10,8 +10,10 @@ import pytest
 import sqlalchemy as sa
 
 from mien.errors import InputError, MienError, RunError
+from mien.serve.catalog import Catalog
 from mien.serve.history import History
-from mien.serve.records import Turn
+from mien.serve.recorder import Recorder
+from mien.serve.records import Alarm, Turn
 from mien.serve.together import MOST, Kept, Together
 from sample_turns import turn
 
@@ -42,6 +44,27 @@ def test_one_that_cannot_be_kept_is_refused_alone() -> None:
         assert isinstance(last, list)
         assert [alarm.id for alarm in last] == [1]
         assert [len(history.conversation(c)) for c in "abc"] == [1, 0, 1]
+
+
+def test_a_turn_that_cannot_be_held_does_not_make_the_history_a_failed_one() -> None:
+    async def put(recorder: Recorder) -> list[bool]:
+        found = []
+        for each in (turn("a", 1), replace(turn("a", 3), model=""), turn("a", 5)):
+            await recorder.put([each])
+            found.append(recorder.failed)
+        return found
+
+    class Nobody:
+        def publish(self, alarms: Sequence[Alarm]) -> None:
+            raise AssertionError(alarms)
+
+    with History("sqlite://") as history:
+        recorder = Recorder(
+            history, Nobody(), None, None, Catalog(None, (), {}), "tiny", tells=False, keep_text=False
+        )  # fmt: skip
+        assert asyncio.run(put(recorder)) == [False, False, False]
+        recorder.close()
+        assert [kept.index for kept in history.conversation("a")] == [1, 5]
 
 
 def test_where_the_database_refuses_them_together_each_is_tried() -> None:

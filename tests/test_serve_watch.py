@@ -233,6 +233,17 @@ def test_posted_conversations_are_kept_if_asked(api: Api) -> None:
     assert {(t["source"], t["model"], t["messages"]) for t in turns} == {("posted", "somebody-else", None)}
 
 
+@pytest.mark.parametrize(
+    ("name", "kept"), [(" a b\n", "a b"), ("\u200b", "unknown"), ("x\x00y", "x y"), ("é" * 200, "é" * 200)]
+)
+def test_a_writer_may_be_called_anything(api: Api, name: str, kept: str) -> None:
+    body = {"messages": QUIET, "id": f"named-{len(name)}-{ord(name[0])}", "model": name, "record": True}
+    assert api.post("/v1/readings", json=body).status_code == 200
+    turns = api.get(f"/v1/conversations/{body['id']}").json()["turns"]
+    assert {t["model"] for t in turns} == {kept}
+    assert api.get("/ready").status_code == 200
+
+
 def test_tokens_of_posted_conversations(api: Api) -> None:
     found = api.post("/v1/readings", json={"messages": QUIET, "tokens": True, "gauges": ["loud"]}).json()
     for answer in found["data"][0]["answers"]:

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from mien.errors import MienError
+from mien.errors import InputError, MienError
 from mien.records import Conversation, Message
 from mien.serve.catalog import Catalog
 from mien.serve.conversations import Remembered, digest_of
@@ -63,7 +63,7 @@ class Recorder:
         self._threads = ThreadPoolExecutor(4, "mien-history")
         self._together = Together(partial(self.aside, history.record_all))
         self.failed = False
-        """Whether the last turn could not be written."""
+        """Whether the history took nothing the last time; a turn that it cannot hold says nothing of the history."""
 
     def close(self) -> None:
         """Wait for what is being written."""
@@ -89,7 +89,7 @@ class Recorder:
         """Keep turns; ids of the alarms that they raised. A history that refuses costs no one an answer."""
         found: list[Alarm] = []
         for turn, alarms in zip(turns, await self._together.record(turns), strict=True):
-            self.failed = isinstance(alarms, MienError)
+            self.failed = isinstance(alarms, MienError) and not isinstance(alarms, InputError)
             if isinstance(alarms, MienError):
                 _log.error("request %s: its readings could not be kept: %s", turn.request, alarms)
                 continue

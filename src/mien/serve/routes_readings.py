@@ -115,9 +115,15 @@ class _Reading:
                 index = watched.places[watched.values.answers[t]]
                 turns.append(
                     Turn(
-                        entry["id"], index, request, self._body.model or "unknown", now,
+                        entry["id"], index, request, _label(self._body.model), now,
                         readings_at(panel, watched, t, watched_gauges), "posted", before, own,
                         messages=messages[: index + 1] if server.settings.keep_text else None, source="posted",
                     )
                 )  # fmt: skip
         return await server.conductor.recorder.put(turns)
+
+
+def _label(model: str | None) -> str:
+    """A writer's name as the history can hold it."""
+    shown = "".join(char if char.isprintable() else " " for char in model or "")
+    return " ".join(shown.split()) or "unknown"
