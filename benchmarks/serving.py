@@ -5,7 +5,7 @@ docs/serving.md.
 
 The servers run side by side, one under load at a time, and take turns: each turn is the same requests from so many
 clients at once, streamed. Figures are medians of the ratios of turns that follow one another. A second table does the
-same step by step in one process, where two servers' noise is out of the way.
+same step by step in one process, where two servers' noise is out of the way; a third times a chat's next turn.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,10 @@ REPO = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPO / "benchmarks"))
 
 import machine_line  # noqa: E402
+from serving_steps import TRIES  # noqa: E402
 
 TOKENS = 64
+_NUMBERS = count(1)
 THEIRS = {
     "transformers serve": "--no-continuous-batching",
     "transformers serve, continuous batching": "--continuous-batching",
@@ -83,10 +86,10 @@ def started(name: str, command: list[str], port: int, model: str) -> Served:
     raise SystemExit(f"{name} did not answer within five minutes; see {log.name}.")
 
 
-async def one(client: httpx.AsyncClient, served: Served, topic: str) -> tuple[int, float]:
+async def one(client: httpx.AsyncClient, served: Served, question: str) -> tuple[int, float]:
     """Tokens of one streamed answer, and seconds to its first."""
     body = {
-        "model": served.model, "messages": [{"role": "user", "content": f"Tell me all you know about {topic}."}],
+        "model": served.model, "messages": [{"role": "user", "content": question}],
         "max_tokens": TOKENS, "temperature": 0, "stream": True, "stream_options": {"include_usage": True},
     }  # fmt: skip
     begun, first, chunks, usage = time.perf_counter(), 0.0, 0, 0
@@ -103,9 +106,11 @@ async def one(client: httpx.AsyncClient, served: Served, topic: str) -> tuple[in
     return usage or chunks, first
 
 
-async def turn(served: Served, clients: int) -> Turn:
-    """The same questions from so many clients at once; every client asks until all are answered."""
-    questions = list(TOPICS[: max(clients, 2)])
+async def turn(served: Served, clients: int, number: int) -> Turn:
+    """The same questions from so many clients at once; every client asks until all are answered. No other turn's
+    questions begin like them, so that nothing but the template is known from before.
+    """
+    questions = [f"Part {number}. Tell me all you know about {topic}." for topic in TOPICS[: max(clients, 2)]]
     async with httpx.AsyncClient(timeout=600) as client:
 
         async def ask() -> list[tuple[int, float]]:
@@ -125,14 +130,14 @@ def compared(a: Served, b: Served, clients: int, pairs: int) -> list[str]:
     """`a` beside `b`: cells of the table's row."""
     try:
         for served in (a, b):
-            asyncio.run(turn(served, clients))
+            asyncio.run(turn(served, clients, next(_NUMBERS)))
     except httpx.HTTPError as error:
         return [f"{a.name} against {b.name}", str(clients), f"{b.name} failed: {type(error).__name__}", "-", "-"]
     rates, firsts, shown = [], [], []
     for i in range(pairs):
-        turns = {}
+        turns, number = {}, next(_NUMBERS)
         for served in (a, b) if i % 2 == 0 else (b, a):
-            turns[served.name] = asyncio.run(turn(served, clients))
+            turns[served.name] = asyncio.run(turn(served, clients, number))
         rates.append(turns[b.name].tokens_per_second / turns[a.name].tokens_per_second)
         firsts.append(turns[a.name].first_token_p95 / turns[b.name].first_token_p95)
         shown.append((turns[a.name].tokens_per_second, turns[b.name].tokens_per_second))
@@ -161,9 +166,9 @@ def theirs(name: str, flag: str) -> Served:
     return started(name, command, port, folder)
 
 
-def step_rows(clients: list[int]) -> list[list[str]]:
-    """Cells of the second table."""
-    from serving_steps import FIVE, step_ratio
+def step_rows(clients: list[int]) -> tuple[list[list[str]], list[list[str]]]:
+    """Cells of the second table, and of the third."""
+    from serving_steps import FIVE, next_turn, step_ratio
 
     from mien.gauges import bundled_gauges
     from mien.holds import bundled_hold
@@ -175,7 +180,12 @@ def step_rows(clients: list[int]) -> list[list[str]]:
     assert gauges is not None
     assert hold is not None
     five = chosen(gauges, FIVE)
-    return [[str(n), *(step_ratio(model, n, five, held) for held in ((), hold.interventions))] for n in clients]
+    steps = [[str(n), *(step_ratio(model, n, five, held) for held in ((), hold.interventions))] for n in clients]
+    turns = []
+    for wanted in (300, 1000, 3000):
+        tokens, known, fresh = next_turn(model, five, wanted)
+        turns.append([str(tokens), f"{known:.2f}", f"{fresh:.2f}"])
+    return steps, turns
 
 
 def main() -> None:
@@ -203,7 +213,9 @@ def main() -> None:
         for served in servers.values():
             served.process.terminate()
     table = [f"| {' | '.join(row)} |" for row in rows]
-    steps = [f"| {' | '.join(row)} |" for row in step_rows([int(n) for n in chosen.clients.split(",")])]
+    steps, turns = (
+        [f"| {' | '.join(row)} |" for row in rows] for rows in step_rows([int(n) for n in chosen.clients.split(",")])
+    )
     text = "\n".join([
         "# Serving, timed", "",
         "Written by `python benchmarks/serving.py`. The servers take turns under the same requests (greedy, "
@@ -221,6 +233,11 @@ def main() -> None:
         "comparison step by step, two batches in one process in turn; median and its 95 % interval. Left out are HTTP, "
         "one pass more for an answer that is cut at its limit, and what is recorded when it ends.", "",
         "| answers at a time | watched against unwatched | held against watched |", "| --- | --- | --- |", *steps, "",
+        "## The next turn of a chat", "",
+        "What an answer leaves in memory is kept for requests that begin alike, so a next turn reads what is new. "
+        f"Seconds to its first token, watched, alone; medians of {TRIES} conversations.", "",
+        "| tokens so far | after a turn that was written here | the conversation read anew |", "| --- | --- | --- |",
+        *turns, "",
     ])  # fmt: skip
     chosen.out.write_text(text, "utf-8")
     print(f"written to {chosen.out}")

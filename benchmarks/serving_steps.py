@@ -1,4 +1,5 @@
-"""What reading and holding add to one step of the serving engine: two batches in one process that take steps in turn.
+"""What reading and holding add to one step of the serving engine, two batches in one process that take steps in turn;
+and what a chat's next turn saves by what is kept of the last one.
 
 Turns of whole servers differ by more than a tenth for reasons of the machine's own; steps that follow one another at
 once differ less. Left out here are HTTP and what is recorded when an answer ends.
@@ -13,14 +14,16 @@ import numpy as np
 from mien.chat import ask
 from mien.engines.hf_live import LiveBatch
 from mien.gauges import GaugeSet
-from mien.live import LiveRequest
+from mien.live import LiveEnd, LiveRequest, LiveToken
 from mien.models import Model
-from mien.records import Intervention, Sampling
+from mien.records import Conversation, Intervention, Message, Sampling
 from mien.scanning.measure import panel
 
 FIVE = ("assistant", "impolite", "sentience_claiming", "sycophantic", "delusion_feeding")
 """Gauges that are read."""
 STEPS = 96
+TRIES = 5
+_LINE = "Number {}: the harbour was quiet, the boats lay side by side, and nobody had told the miller's daughter.\n"
 
 
 def step_ratio(model: Model, rows: int, gauges: GaugeSet, hold: tuple[Intervention, ...]) -> str:
@@ -54,3 +57,37 @@ def _filled(model: Model, batch: LiveBatch, rows: int, read: bool, hold: tuple[I
     for _ in range(2 * rows):
         batch.step()
     return batch
+
+
+def next_turn(model: Model, gauges: GaugeSet, tokens: int) -> tuple[int, float, float]:
+    """Tokens of a conversation of about so many; seconds to the first token of its next turn after it was written here,
+    and in a batch that knows nothing of it. Medians of several, every one another conversation.
+    """
+    probes = panel(gauges, model).probes
+    sizes, seconds = [], []
+    for i in range(TRIES):
+        lines = [_LINE.format(1000 * i + k) for k in range(max(1, tokens // 26))]
+        talk: Conversation = (Message("user", f"{i}. What is this about?\n\n{''.join(lines)}"),)
+        batches = [LiveBatch(model, probes, max_rows=2) for _ in range(2)]
+        _, text = _answered(batches[0], model, talk)
+        longer: Conversation = (*talk, Message("assistant", text), Message("user", "What else?"))
+        seconds.append([_answered(batch, model, longer)[0] for batch in batches])
+        sizes.append(len(model.chat.prompt_ids(longer)))
+        for batch in batches:
+            batch.close()
+    known, fresh = np.median(seconds, 0)
+    return int(np.median(sizes)), float(known), float(fresh)
+
+
+def _answered(batch: LiveBatch, model: Model, talk: Conversation) -> tuple[float, str]:
+    """Seconds to the first token of the answer, and the answer."""
+    spans = model.chat.spanned((*talk, Message("assistant", "x"))).spans[:-1]
+    ids = model.chat.prompt_ids(talk)
+    begun, first = time.perf_counter(), 0.0
+    batch.admit(LiveRequest("turn", ids, Sampling(16, 0.0), 0, read=True, spans=spans))
+    while True:
+        for _, event in batch.step():
+            if isinstance(event, LiveToken):
+                first = first or time.perf_counter() - begun
+            if isinstance(event, LiveEnd):
+                return first, event.text

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -675,3 +675,123 @@ def test_prompts_that_share_much_come_to_the_same(plan: list[tuple[list[int], in
             np.testing.assert_allclose(end.tokens, plain[n:], atol=2e-4, rtol=1e-3)
             start, stop = each.spans[0]
             np.testing.assert_allclose(end.spans[0], plain[start:stop].mean(0), atol=2e-4, rtol=1e-3)
+
+
+# What is kept of answers that are over
+
+
+def after(end: LiveEnd, prompt: Sequence[int], more: Sequence[int]) -> list[int]:
+    """The next turn's prompt: all that was said, and more."""
+    return [*prompt, *end.ids, *more]
+
+
+@pytest.mark.parametrize("read", [True, False])
+@pytest.mark.parametrize("act", ["none", "cap"])
+def test_a_next_turn_feeds_what_is_new(read: bool, act: str) -> None:
+    acts, ids = (ACTS["cap"] if act == "cap" else ()), list(range(40, 70))
+    with batch_of(MODEL, PROBES) as batch:
+        first = request("first", ids, 12, read=read, spans=((0, 30),), interventions=acts)
+        end = ends(play(batch, [(0, first)]))["first"]
+        longer = after(end, ids, [7, 8, 9])
+        sizes = fed(batch)
+        second = request("second", longer, 5, read=read, spans=((0, 30), (30, 41)), interventions=acts)
+        told = ends(play(batch, [(0, second)]))["second"]
+    assert batch._passes.cache.rows == 0
+    assert sizes[0] == [len(longer) - 41], "the last token of an answer that was cut is not kept"
+    same(told, ends({"second": alone(MODEL, second, PROBES)})["second"])
+
+
+def test_answers_that_were_held_otherwise_than_prompts_give_their_prompts_only() -> None:
+    ids, late = list(range(40, 70)), (replace(ACTS["cap"][0], tokens="response"),)
+    with batch_of(MODEL, PROBES) as batch:
+        end = ends(play(batch, [(0, request("first", ids, 12, interventions=late))]))["first"]
+        longer = after(end, ids, [7, 8, 9])
+        sizes = fed(batch)
+        asked = [
+            request("late", longer, 2, interventions=late), request("plain", [*longer, 1], 2),
+            request("other", longer, 2, interventions=ACTS["cap"]),
+        ]  # fmt: skip
+        for each in asked:
+            told = ends(play(batch, [(0, each)]))[each.id]
+            same(told, ends({each.id: alone(MODEL, each, PROBES)})[each.id])
+    assert sizes[0] == [15], "a held answer's own states are not those of a prompt"
+    assert sizes[2] == [1], "a prompt that nothing acted on is anybody's"
+    assert sizes[4] == [45]
+
+
+def test_what_broke_or_was_given_up_is_not_kept() -> None:
+    broken = Breaks(float("nan"))
+    ids = list(range(40, 70))
+    with batch_of(MODEL, PROBES) as batch:
+        play(batch, [(0, request("bad", ids, 9, read=True, interventions=(broken,)))])
+        play(batch, [(0, request("gone", ids, 9))], {"gone": 4})
+        assert len(batch._rows.shelf) == 0
+        play(batch, [(0, request("short", ids[:5], 2))])
+        assert len(batch._rows.shelf) == 0, "not worth it"
+        play(batch, [(0, request("good", ids, 9))])
+        assert len(batch._rows.shelf) == 1
+        play(batch, [(0, request("less", ids[:20], 1))])
+        assert len(batch._rows.shelf) == 1, "it is the beginning of what is there"
+
+
+def test_the_oldest_goes_first_and_no_more_is_kept_than_said() -> None:
+    with batch_of(MODEL, PROBES, cache_tokens=800) as batch:  # keeps 100
+        for i in range(6):
+            play(batch, [(0, request(f"{i}", range(30 * i, 30 * i + 30), 1))])
+            assert batch._rows.shelf.tokens == sum(text.fed for text in batch._rows.shelf.texts) <= 100
+        assert [text.ids[0] for text in batch._rows.shelf.texts] == [90, 120, 150]
+        play(batch, [(0, request("again", [*range(90, 120), 1, 2], 1))])
+        assert [(text.ids[0], text.fed) for text in batch._rows.shelf.texts] == [(120, 30), (150, 30), (90, 32)]
+        play(batch, [(0, request("long", range(200), 1))])
+        assert [text.ids[0] for text in batch._rows.shelf.texts] == [120, 150, 90], "too long to be kept"
+
+
+def test_what_is_kept_is_given_up_before_an_answer_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    with batch_of(MODEL, PROBES) as batch:
+        play(batch, [(0, request("first", range(40, 70), 3))])
+        rows, resize = batch._rows, batch._passes.cache.resize
+
+        def scarce(wanted: int, columns: int) -> None:
+            if wanted and len(rows.shelf):
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            resize(wanted, columns)
+
+        monkeypatch.setattr(batch._passes.cache, "resize", scarce)
+        told = play(batch, [(0, VARIANTS[3])])
+    same(ends(told)["v3"], ends(ALONE)["v3"])
+
+
+@pytest.mark.parametrize("family", ["gemma3", "gpt2", "mixtral", "mpt", "gpt_oss"])
+def test_other_families_go_on_from_what_is_kept(family: str) -> None:
+    model = tiny.model_of(family)
+    probes = probes_of(model)
+    ids = np.random.default_rng(2).integers(0, 250, 40).tolist()
+    with batch_of(model, probes) as batch:
+        end = ends(play(batch, [(0, request("first", ids, 10, read=True))]))["first"]
+        second = request("second", after(end, ids, [3, 1, 4]), 6, read=True)
+        sizes = fed(batch)
+        told = ends(play(batch, [(0, second)]))["second"]
+    assert sizes[0][0] <= 3 + 1 + 1
+    same(told, ends({"second": alone(model, second, probes)})["second"])
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 5), st.integers(0, 3), st.booleans()), min_size=2, max_size=8),
+    st.sampled_from([200, 1200, 10000]), st.sampled_from([4, 64]),
+)  # fmt: skip
+def test_turns_of_several_chats_come_to_what_they_come_to_alone(
+    plan: list[tuple[int, int, bool]], cache_tokens: int, prefill_tokens: int
+) -> None:
+    talks: dict[int, list[int]] = {}
+    with batch_of(MODEL, PROBES, cache_tokens=cache_tokens, prefill_tokens=prefill_tokens) as batch:
+        for i, (more, chat, held) in enumerate(plan):
+            prompt = [*talks.get(chat, list(range(100, 112))), chat, *range(more)]
+            if len(prompt) > 150:
+                continue
+            each = request(
+                f"{i}", prompt, 6, read=True, spans=((0, len(prompt)),), interventions=ACTS["cap"] if held else ()
+            )
+            told = ends(play(batch, [(0, each)]))[each.id]
+            same(told, ends({each.id: alone(MODEL, each, PROBES)})[each.id])
+            talks[chat] = after(told, prompt, [])

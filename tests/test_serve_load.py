@@ -228,7 +228,16 @@ def in_history(process: Process, one: dict[str, Any]) -> bool:
     return any({r["gauge"]: r["sigma"] for r in t["readings"]} == told for t in turns)
 
 
+def fill(process: Process) -> None:
+    """Have texts read until as much is kept of texts that are over as ever will be: 256 MiB, at 45 KiB a token."""
+    for i in range(2):
+        text = " ".join(f"{word} {i}" for word in range(700))
+        talk = [{"role": "user", "content": f"{i}?"}, {"role": "assistant", "content": text}]
+        httpx.post(f"{process.base}/v1/readings", json={"messages": talk}, timeout=120).raise_for_status()
+
+
 def test_a_minute_of_everybody_at_once(process: Process, folder: Path) -> None:
+    fill(process)
     seen = asyncio.run(crowd(process, SECONDS))
     assert not seen.wrong, seen.wrong[:5]
     assert len(seen.whole) >= CLIENTS // 2

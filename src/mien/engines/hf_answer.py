@@ -12,6 +12,7 @@ import numpy as np
 
 from mien.chat import Chat
 from mien.engines.hf_hooks import acting, counts
+from mien.engines.hf_kept import Begun, Kept, same_acts, shared
 from mien.engines.sampling import stream
 from mien.engines.stops import Spoken
 from mien.live import Finish, LiveEnd, LiveEvent, LiveRequest, LiveToken
@@ -41,11 +42,12 @@ class Answer:
         self.reads = request.read and n_probes > 0
         """Whether anything is to be projected."""
         self._reads: list[np.ndarray] = []
+        self.ids = request.prompt_ids
         # Of the prompt's tokens, for its spans, and for others whose prompts begin alike.
-        self._known = np.full((len(request.prompt_ids), n_probes), np.nan, np.float32)
-        self._fired = np.zeros(len(request.prompt_ids))
-        self._fired_since = 0.0
-        self._acts = tuple(id(i) for i in acting(request.interventions, "prompt"))
+        self.known = np.full((len(request.prompt_ids), n_probes), np.nan, np.float32)
+        self.fired = np.zeros(len(request.prompt_ids))
+        self._fired_since: list[float] = []
+        self.acts = acting(request.interventions, "prompt")
         self._slots_a_token = {phase: self._counted(phase) for phase in ("prompt", "response")}
 
     @property
@@ -77,38 +79,52 @@ class Answer:
         """Whether a span lies among the next `n` tokens of the prompt."""
         return self.reads and any(s < self.fed + n and self.fed < e for s, e in self.request.spans)
 
-    def shares(self, other: Answer, fed: int) -> int:
+    def shares(self, other: Begun, fed: int) -> int:
         """How many of its prompt's tokens, but for the last, another one has in common that will have `fed` tokens."""
-        if self._acts != other._acts:
-            return 0
-        mine, its = self.request.prompt_ids, other.request.prompt_ids
-        low, high = 0, min(len(mine) - 1, len(its), fed)
-        while low < high:
-            middle = (low + high + 1) // 2
-            low, high = (middle, high) if mine[low:middle] == its[low:middle] else (low, middle - 1)
-        return low
+        return shared(self, other, min(len(self.ids) - 1, fed))
 
-    def may_borrow(self, other: Answer) -> int:
+    def may_borrow(self, other: Begun) -> int:
         """How many of its prompt's tokens it need not feed, as another one has fed them, and read them if need be."""
         n = self.shares(other, other.fed)
         if self.reads and n > self.fed:
-            unread = np.isnan(other._known[:n, 0])
+            unread = np.isnan(other.known[:n, 0])
             missing = (np.flatnonzero(unread[s:e])[:1] + s for s, e in self.request.spans if s < n)
             n = min([n, *(int(first) for places in missing for first in places)])
         return n
 
-    def borrow(self, other: Answer, n: int) -> None:
+    def borrow(self, other: Begun, n: int) -> None:
         """Its keys and values of the first `n` tokens have been copied."""
-        self._known[:n], self._fired[:n] = other._known[:n], other._fired[:n]
+        self.known[:n], self.fired[:n] = other.known[:n], other.fired[:n]
         self.fed = n
+
+    def kept(self) -> Kept | None:
+        """What others may begin with once it is over; None if its keys and values are worth nothing.
+
+        Its own tokens, if what acted on them is what would act on them in a prompt. Not the last one of those that were
+        read to their end: it may not have gone through all layers.
+        """
+        fed = self.fed - self.closing
+        if self.broken or fed < 1:
+            return None
+        n = len(self.ids)
+        if fed > n and not same_acts(self.acts, acting(self.request.interventions, "response")):
+            fed = n
+        known, fired = self.known[:fed], self.fired[:fed]
+        if fed > n:
+            after = np.full((fed - n, known.shape[1]), np.nan, np.float32)
+            for i, row in enumerate(self._reads[: fed - n]):
+                after[i] = row
+            known = np.concatenate([known, after])
+            fired = np.concatenate([fired, self._fired_since[: fed - n]])
+        return Kept(self.acts, (*self.ids, *self._spoken.ids)[:fed], known, fired)
 
     def read_prompt(self, n: int, projections: np.ndarray | None, fired: np.ndarray | None) -> None:
         """The next `n` tokens of the prompt have been fed; `projections` `[n, p]`, `fired` `[n]`, if there are any."""
         fresh = slice(self.fed, self.fed + n)
         if projections is not None:
-            self._known[fresh] = projections
+            self.known[fresh] = projections
         if fired is not None:
-            self._fired[fresh] = fired
+            self.fired[fresh] = fired
         self.fed += n
 
     def read_token(self, projections: np.ndarray | None, fired: np.ndarray | None) -> None:
@@ -116,8 +132,7 @@ class Answer:
         self.fed += 1
         if self.reads and projections is not None:
             self._reads.append(projections[0].copy())
-        if fired is not None:
-            self._fired_since += float(fired[0])
+        self._fired_since.append(0.0 if fired is None else float(fired[0]))
 
     def take(self, token: int, logprob: float, top: Sequence[tuple[int, float]]) -> list[LiveEvent]:
         """What was drawn after the newest fed token; gives what is to be told. `ended` says whether that is all.
@@ -176,17 +191,17 @@ class Answer:
 
     def _tokens(self, kept: int) -> np.ndarray:
         """`[t, p]`; NaN for a token that was never fed, as the newest of an answer that was given up."""
-        tokens = np.full((kept, self._known.shape[1]), np.nan, np.float32)
+        tokens = np.full((kept, self.known.shape[1]), np.nan, np.float32)
         for i, row in enumerate(self._reads[:kept]):
             tokens[i] = row
         return tokens
 
     def _spans(self) -> np.ndarray:
         """`[m, p]`; NaN for a span that is empty or was not read to its end."""
-        means = np.full((len(self.request.spans), self._known.shape[1]), np.nan, np.float32)
+        means = np.full((len(self.request.spans), self.known.shape[1]), np.nan, np.float32)
         for i, (start, end) in enumerate(self.request.spans):
             if end > start:
-                means[i] = self._known[start:end].mean(0, dtype=np.float64)
+                means[i] = self.known[start:end].mean(0, dtype=np.float64)
         return means
 
     def _counted(self, phase: Tokens) -> int:
@@ -198,4 +213,4 @@ class Answer:
             return None
         before = min(self.fed, len(self.request.prompt_ids))
         slots = before * self._slots_a_token["prompt"] + (self.fed - before) * self._slots_a_token["response"]
-        return (float(self._fired.sum()) + self._fired_since) / slots if slots else 0.0
+        return (float(self.fired.sum()) + sum(self._fired_since)) / slots if slots else 0.0

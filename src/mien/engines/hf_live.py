@@ -28,6 +28,8 @@ from mien.residual import require_fit
 
 CACHE_BYTES = 2 << 30
 """Memory for keys and values, if nothing else is said."""
+KEPT = 1 / 8
+"""Of so many tokens as the memory holds, for answers that are over."""
 Event = tuple[str, LiveEvent]
 """A request's id and what happened to it."""
 
@@ -39,7 +41,8 @@ class LiveBatch:
         model: what writes. Hooks stay on it until `close`.
         probes: layer -> `[p_l, d]`; readings have the probes of all layers side by side, layers ascending.
         max_rows: most answers at a time.
-        cache_tokens: most tokens whose keys and values are held, unused columns included; None: what 2 GiB hold.
+        cache_tokens: most tokens whose keys and values are held, unused columns included; None: what 2 GiB hold. An
+            eighth as many of answers that are over are kept beside it, for requests that begin alike.
         prefill_tokens: most prompt tokens read in a step.
 
     Raises:
@@ -71,7 +74,7 @@ class LiveBatch:
         except BaseException:
             self._hooks.remove()
             raise
-        self._rows = Rows(self._passes.cache, max_rows, self.cache_tokens)
+        self._rows = Rows(self._passes.cache, max_rows, self.cache_tokens, int(KEPT * self.cache_tokens))
         self._waiting: deque[Answer] = deque()
         self._positions = positions_of(model)
         self._hidden = special_ids(model.chat)
@@ -152,6 +155,7 @@ class LiveBatch:
         self._rows.answers.clear()
         self._rows.writing = 0
         self._waiting.clear()
+        self._rows.shelf.clear()
         self._passes.cache.resize(0, 0)
 
     def prefill(self) -> list[Event]:
@@ -217,12 +221,15 @@ class LiveBatch:
         return chosen
 
     def _make_room(self) -> list[Event]:
-        """Grow the cache; while there is no memory, the newest answer ends."""
+        """Grow the cache; while there is no memory, what was kept is given up, then the newest answer ends."""
         events: list[Event] = []
         while True:
             try:
                 self._rows.make_room()
             except Exception as error:  # out of memory has many names
+                if len(self._rows.shelf):
+                    self._rows.shelf.clear()
+                    continue
                 newest = max(self._rows.answers, key=lambda a: a.order)
                 events.append((newest.id, newest.end("error", error=_sentence(error))))
                 self._clear()
@@ -291,7 +298,7 @@ class LiveBatch:
     def _clear(self) -> None:
         """Take those out that have ended."""
         for answer in [a for a in self._rows.answers if a.ended]:
-            self._rows.remove(answer, wipe=answer.broken)
+            self._rows.remove(answer)
         if not self._rows.answers:
             self._rows.make_room()
 

@@ -30,7 +30,8 @@ class HfLiveEngine:
         probes: layer -> `[p_l, d]`; readings have the probes of all layers side by side, layers ascending.
         max_rows: most answers that are written at a time; further requests wait, first come, first served.
         cache_tokens: most tokens whose keys and values are held, unused columns included; None: what 2 GiB hold.
-            A request waits until all could become as long as they may.
+            A request waits until all could become as long as they may. An eighth as many of answers that are over are
+            kept beside it, for requests that begin alike.
         prefill_tokens: most prompt tokens that are read between two tokens of those who write.
 
     Raises:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mien.engines.hf_answer import Answer
+from mien.engines.hf_kept import Kept, Shelf
 from mien.engines.hf_slots import BLOCK, SlotCache
 
 WORTH = 8
@@ -22,12 +23,15 @@ class Rows:
         cache: what holds their keys and values.
         max_rows: most answers at a time.
         cache_tokens: most tokens, unused columns included, that the cache may come to hold.
+        kept_tokens: most tokens of answers that are over that are kept beside it.
     """
 
-    def __init__(self, cache: SlotCache, max_rows: int, cache_tokens: int) -> None:
+    def __init__(self, cache: SlotCache, max_rows: int, cache_tokens: int, kept_tokens: int) -> None:
         self._cache = cache
         self._max_rows = max_rows
         self._cache_tokens = cache_tokens
+        self.shelf = Shelf(kept_tokens)
+        """What is left of answers that are over."""
         self.answers: list[Answer] = []
         self.writing = 0
         """The first so many write, the others' prompts are being read."""
@@ -51,11 +55,14 @@ class Rows:
         """Give a new answer the last slot."""
         self.answers.append(answer)
 
-    def remove(self, answer: Answer, *, wipe: bool) -> None:
-        """Take an answer out. `wipe`: its keys and values may hold NaN."""
+    def remove(self, answer: Answer) -> None:
+        """Take an answer out, and keep what others may begin with."""
         row = self.answers.index(answer)
-        if wipe and row < self._cache.rows:
-            self._cache.wipe(row)
+        if row < self._cache.rows:
+            if answer.broken:
+                self._cache.wipe(row)
+            else:
+                self._keep(answer, row)
         if row < self.writing:
             self.writing -= 1
             self._move(self.writing, row)
@@ -66,13 +73,20 @@ class Rows:
 
     def borrow(self, answer: Answer) -> None:
         """Let an answer take over what another one's prompt has in common with its own."""
-        best, n = answer, answer.fed + WORTH - 1
-        for other in self.answers:
-            if other is not answer and (shared := answer.may_borrow(other)) > n:
-                best, n = other, shared
-        if best is not answer:
-            self._cache.move(self.answers.index(best), self.answers.index(answer), n)
-            answer.borrow(best, n)
+        best: Answer | Kept = answer
+        n = answer.fed + WORTH - 1
+        others: list[Answer | Kept] = [*self.answers, *(() if answer.fed else self.shelf.texts)]
+        for other in others:
+            if other is not answer and (has := answer.may_borrow(other)) > n:
+                best, n = other, has
+        if best is answer:
+            return
+        row = self.answers.index(answer)
+        if isinstance(best, Answer):
+            self._cache.move(self.answers.index(best), row, n)
+        elif not self._pasted(row, best, n):
+            return
+        answer.borrow(best, n)
 
     def front(self, chosen: Sequence[Answer]) -> int:
         """Put some of those whose prompts are read side by side, first among these; gives the first one's slot."""
@@ -113,6 +127,22 @@ class Rows:
         rows = max(n, min(rows, self._cache_tokens // columns))
         if (rows, columns) != (cache.rows, cache.columns):
             cache.resize(rows, columns)
+
+    def _pasted(self, row: int, kept: Kept, length: int) -> bool:
+        try:
+            self._cache.paste(row, self.shelf.take(kept), length)
+        except Exception:  # out of memory has many names
+            self.shelf.clear()
+            return False
+        return True
+
+    def _keep(self, answer: Answer, row: int) -> None:
+        kept = answer.kept()
+        if kept is not None and kept.fed >= WORTH and self.shelf.wants(kept):
+            try:
+                self.shelf.put(kept, self._cache.copy(row, kept.fed))
+            except Exception:  # out of memory has many names
+                self.shelf.clear()
 
     @property
     def _need(self) -> int:

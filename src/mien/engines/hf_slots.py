@@ -24,6 +24,7 @@ from transformers.cache_utils import (
     DynamicSlidingWindowLayer,
 )
 
+from mien.engines.hf_kept import Tensors
 from mien.errors import ModelError
 
 BLOCK = 64
@@ -126,6 +127,27 @@ class SlotCache(Cache):
         """Copy a row's first `length` columns into another slot."""
         for keys in self._tensors():
             keys[target, :, :length] = keys[source, :, :length]
+
+    def copy(self, row: int, length: int) -> Tensors:
+        """A row's first `length` columns, apart from the cache: one block of memory, which is given back whole."""
+        parts = [tensor[row, :, :length] for tensor in self._tensors()]
+        sizes = [part.numel() for part in parts]
+        block = parts[0].new_empty(sum(sizes))
+        copies = iter(
+            [copy.view_as(part).copy_(part) for copy, part in zip(torch.split(block, sizes), parts, strict=True)]
+        )
+        return [(next(copies), next(copies)) if layer.is_initialized else None for layer in self._slots]
+
+    def paste(self, row: int, tensors: Tensors, length: int) -> None:
+        """Put the first `length` columns of a copy into a row."""
+        for layer, pair in zip(self._slots, tensors, strict=True):
+            if pair is None:
+                continue
+            keys, values = pair
+            if not layer.is_initialized:
+                layer.lazy_initialization(keys[None], values[None])
+            layer.keys[row, :, :length] = keys[:, :length]
+            layer.values[row, :, :length] = values[:, :length]
 
     def swap(self, one: int, other: int, length: int) -> None:
         """Let two rows of at most `length` columns change slots."""
