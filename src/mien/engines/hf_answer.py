@@ -111,10 +111,7 @@ class Answer:
             fed = n
         known, fired = self.known[:fed], self.fired[:fed]
         if fed > n:
-            after = np.full((fed - n, known.shape[1]), np.nan, np.float32)
-            for i, row in enumerate(self._reads[: fed - n]):
-                after[i] = row
-            known = np.concatenate([known, after])
+            known = np.concatenate([known, self._tokens(fed - n)])
             fired = np.concatenate([fired, self._fired_since[: fed - n]])
         return Kept(self.acts, (*self.ids, *self._spoken.ids)[:fed], known, fired)
 
