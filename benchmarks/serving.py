@@ -29,7 +29,7 @@ REPO = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPO / "benchmarks"))
 
 import machine_line  # noqa: E402
-from serving_steps import TRIES  # noqa: E402
+from serving_steps import FIVE, TRIES, next_turn, step_ratio  # noqa: E402
 
 TOKENS = 64
 _NUMBERS = count(1)
@@ -166,10 +166,8 @@ def theirs(name: str, flag: str) -> Served:
     return started(name, command, port, folder)
 
 
-def step_rows(clients: list[int]) -> tuple[list[list[str]], list[list[str]]]:
-    """Cells of the second table, and of the third."""
-    from serving_steps import FIVE, next_turn, step_ratio
-
+def in_one_process(clients: list[int]) -> tuple[list[str], list[str]]:
+    """Rows of the second table, and of the third."""
     from mien.gauges import bundled_gauges
     from mien.holds import bundled_hold
     from mien.jobs.scan import chosen
@@ -185,7 +183,11 @@ def step_rows(clients: list[int]) -> tuple[list[list[str]], list[list[str]]]:
     for wanted in (300, 1000, 3000):
         tokens, known, fresh = next_turn(model, five, wanted)
         turns.append([str(tokens), f"{known:.2f}", f"{fresh:.2f}"])
-    return steps, turns
+    return _rows(steps), _rows(turns)
+
+
+def _rows(cells: list[list[str]]) -> list[str]:
+    return [f"| {' | '.join(row)} |" for row in cells]
 
 
 def main() -> None:
@@ -212,10 +214,8 @@ def main() -> None:
     finally:
         for served in servers.values():
             served.process.terminate()
-    table = [f"| {' | '.join(row)} |" for row in rows]
-    steps, turns = (
-        [f"| {' | '.join(row)} |" for row in rows] for rows in step_rows([int(n) for n in chosen.clients.split(",")])
-    )
+    table = _rows(rows)
+    steps, turns = in_one_process([int(n) for n in chosen.clients.split(",")])
     text = "\n".join([
         "# Serving, timed", "",
         "Written by `python benchmarks/serving.py`. The servers take turns under the same requests (greedy, "
