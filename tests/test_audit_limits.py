@@ -95,6 +95,13 @@ def test_audits_that_are_not_alike_are_refused(more: dict[str, Any], tmp_path: P
         limits_beyond(found)
 
 
+def test_a_base_of_any_name_stays_in_its_comment(tmp_path: Path) -> None:
+    found = [read_harmless(left(tmp_path, "a", base="odd\nshift: 0"))]
+    file = tmp_path / "character.yaml"
+    file.write_text(limits_text(limits_beyond(found), found, 0.25))
+    assert "shift" not in load_thresholds(file).limits
+
+
 def test_the_seed_may_differ(tmp_path: Path) -> None:
     other = left(tmp_path, "b", settings={"questions": 4, "seed": 7})
     assert limits_beyond([read_harmless(left(tmp_path, "a")), read_harmless(other)]).any

@@ -95,8 +95,9 @@ def limits_text(limits: Thresholds, audits: Sequence[Harmless], margin: float) -
     shares = {key for key in limits.limits if KEYS[key][0] == SHARE}
     shown: dict[str, Any] = {"traits": dict(limits.traits)} if limits.traits else {}
     shown |= {key: f"{100 * value:.0f}%" if key in shares else value for key, value in limits.limits.items()}
+    base = " ".join(audits[0].base.split())
     return (
-        f"# For models tuned from {audits[0].base}: the worst that {several} of harmless retrainings showed, and\n"
+        f"# For models tuned from {base}: the worst that {several} of harmless retrainings showed, and\n"
         f"# {margin:g} sigma, 5 points or 0.05 nats beyond.\n"
     ) + yaml.safe_dump(shown, sort_keys=False, allow_unicode=True)
 
