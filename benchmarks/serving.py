@@ -31,7 +31,8 @@ sys.path.insert(0, str(REPO / "benchmarks"))
 import machine_line  # noqa: E402
 from serving_steps import FIVE, TRIES, next_turn, step_ratio  # noqa: E402
 
-TOKENS = 64
+SHORT, LONG = 64, 192
+"""Tokens of an answer: what is done once when one ends is a larger part of a short one."""
 _NUMBERS = count(1)
 THEIRS = {
     "transformers serve": "--no-continuous-batching",
@@ -86,11 +87,11 @@ def started(name: str, command: list[str], port: int, model: str) -> Served:
     raise SystemExit(f"{name} did not answer within five minutes; see {log.name}.")
 
 
-async def one(client: httpx.AsyncClient, served: Served, question: str) -> tuple[int, float]:
+async def one(client: httpx.AsyncClient, served: Served, question: str, tokens: int) -> tuple[int, float]:
     """Tokens of one streamed answer, and seconds to its first."""
     body = {
         "model": served.model, "messages": [{"role": "user", "content": question}],
-        "max_tokens": TOKENS, "temperature": 0, "stream": True, "stream_options": {"include_usage": True},
+        "max_tokens": tokens, "temperature": 0, "stream": True, "stream_options": {"include_usage": True},
     }  # fmt: skip
     begun, first, chunks, usage = time.perf_counter(), 0.0, 0, 0
     async with client.stream("POST", f"{served.base}/v1/chat/completions", json=body) as response:
@@ -106,7 +107,7 @@ async def one(client: httpx.AsyncClient, served: Served, question: str) -> tuple
     return usage or chunks, first
 
 
-async def turn(served: Served, clients: int, number: int) -> Turn:
+async def turn(served: Served, clients: int, number: int, tokens: int) -> Turn:
     """The same questions from so many clients at once; every client asks until all are answered. No other turn's
     questions begin like them, so that nothing but the template is known from before.
     """
@@ -116,33 +117,34 @@ async def turn(served: Served, clients: int, number: int) -> Turn:
         async def ask() -> list[tuple[int, float]]:
             found = []
             while questions:
-                found.append(await one(client, served, questions.pop()))
+                found.append(await one(client, served, questions.pop(), tokens))
             return found
 
         begun = time.perf_counter()
         answers = [one for some in await asyncio.gather(*(ask() for _ in range(clients))) for one in some]
         seconds = time.perf_counter() - begun
     firsts = sorted(first for _, first in answers)
-    return Turn(sum(tokens for tokens, _ in answers) / seconds, firsts[int(0.95 * (len(firsts) - 1))])
+    return Turn(sum(n for n, _ in answers) / seconds, firsts[int(0.95 * (len(firsts) - 1))])
 
 
-def compared(a: Served, b: Served, clients: int, pairs: int) -> list[str]:
+def compared(a: Served, b: Served, clients: int, pairs: int, tokens: int) -> list[str]:
     """`a` beside `b`: cells of the table's row."""
+    what = [f"{a.name} against {b.name}", str(clients), str(tokens)]
     try:
         for served in (a, b):
-            asyncio.run(turn(served, clients, next(_NUMBERS)))
+            asyncio.run(turn(served, clients, next(_NUMBERS), tokens))
     except httpx.HTTPError as error:
-        return [f"{a.name} against {b.name}", str(clients), f"{b.name} failed: {type(error).__name__}", "-", "-"]
+        return [*what, f"{b.name} failed: {type(error).__name__}", "-", "-"]
     rates, firsts, shown = [], [], []
     for i in range(pairs):
         turns, number = {}, next(_NUMBERS)
         for served in (a, b) if i % 2 == 0 else (b, a):
-            turns[served.name] = asyncio.run(turn(served, clients, number))
+            turns[served.name] = asyncio.run(turn(served, clients, number, tokens))
         rates.append(turns[b.name].tokens_per_second / turns[a.name].tokens_per_second)
         firsts.append(turns[a.name].first_token_p95 / turns[b.name].first_token_p95)
         shown.append((turns[a.name].tokens_per_second, turns[b.name].tokens_per_second))
     mine, theirs = (statistics.median(s[i] for s in shown) for i in (0, 1))
-    row = [f"{a.name} against {b.name}", str(clients), f"{mine:.0f} and {theirs:.0f}", _spread(rates), _spread(firsts)]
+    row = [*what, f"{mine:.0f} and {theirs:.0f}", _spread(rates), _spread(firsts)]
     print(" | ".join(row), flush=True)
     return row
 
@@ -207,10 +209,12 @@ def main() -> None:
             servers[name] = theirs(name, flag)
         rows = []
         for clients in map(int, chosen.clients.split(",")):
-            rows.append(compared(servers["watched"], servers["unwatched"], clients, chosen.pairs))
-            rows.append(compared(servers["held"], servers["watched"], clients, chosen.pairs))
+            for a, b, tokens in (
+                ("watched", "unwatched", SHORT), ("watched", "unwatched", LONG), ("held", "watched", SHORT),
+            ):  # fmt: skip
+                rows.append(compared(servers[a], servers[b], clients, chosen.pairs, tokens))
             few = min(chosen.pairs, 3) if clients == 1 else 1
-            rows += [compared(servers["watched"], servers[name], clients, few) for name in THEIRS]
+            rows += [compared(servers["watched"], servers[name], clients, few, SHORT) for name in THEIRS]
     finally:
         for served in servers.values():
             served.process.terminate()
@@ -219,11 +223,11 @@ def main() -> None:
     text = "\n".join([
         "# Serving, timed", "",
         "Written by `python benchmarks/serving.py`. The servers take turns under the same requests (greedy, "
-        f"{TOKENS} tokens, streamed); ratios are of turns that follow one another, median and range. Above 1 the first "
-        "is slower.", "",
+        "streamed, each answer cut at so many tokens); ratios are of turns that follow one another, median and range. "
+        "Above 1 the first is slower.", "",
         *machine_line.lines(), "",
-        "| servers | clients | tokens/s | time a token | time to first token, 95th percentile |",
-        "| --- | --- | --- | --- | --- |", *table, "",
+        "| servers | clients | tokens an answer | tokens/s | time a token | time to first token, 95th percentile |",
+        "| --- | --- | --- | --- | --- | --- |", *table, "",
         "Goals: watched at most 1.03 x unwatched, held at most 1.05 x watched, and neither slower than transformers' "
         "server.", "",
         "`watched` reads five gauges at every token, alarms and records; `held` holds the Assistant besides. "

@@ -185,7 +185,7 @@ def test_learning_brings_answers_back_and_leaves_the_model_as_it_was(model: Mode
     model.net.zero_grad()
     weights = {name: value.clone() for name, value in model.net.state_dict().items()}
     wanted = [p.requires_grad for p in model.net.parameters()]
-    course = Course(rank=4, steps=30, rounds=1, written=8, answers=1, tokens=8, rows=4, quiet=2)
+    course = Course(rank=4, steps=90, rounds=1, written=8, answers=1, tokens=8, rows=4, quiet=2)
     parts = []
     for i in range(2):
         with RunFolder(tmp_path / f"run{i}", {"job": "test"}) as run:

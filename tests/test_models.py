@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -181,6 +184,27 @@ def test_what_is_no_decoder_is_refused(build: Any) -> None:
 def test_an_encoder_is_refused_because_it_looks_ahead(kind: Any) -> None:
     with pytest.raises(ModelError, match="encoder"):
         wrap(bert(kind), tiny.tokenizer())
+
+
+def test_rows_of_a_batch_may_differ_by_rounding() -> None:
+    """On some processors, threads share a product's rows out so that two rows are summed in different orders."""
+    net = tiny.build("llama")
+    net.lm_head.register_forward_hook(lambda _m, _a, out: out * (1 + 1e-5 * torch.arange(len(out))[:, None, None]))
+    assert wrap(net, tiny.tokenizer()).n_layers == 4
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("threads", [2, 3])
+def test_the_embedded_model_loads_with_several_threads(threads: int) -> None:
+    """The other tests run with one, users with as many as there are cores."""
+    code = "import mien.models; mien.models.load()"
+    ended = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "OMP_NUM_THREADS": str(threads)},
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == 0, ended.stderr
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])

@@ -190,7 +190,7 @@ def test_questions_that_run_out_are_said_with_the_reason(tmp_path: Path, monkeyp
     """Greedy answers to a question are the same every time."""
     monkeypatch.setattr(Distiller, "questions", list(tiny.QUESTIONS[:8]))
     monkeypatch.setattr(traits, "TURNS", 3)
-    maker = distiller(temperature=0.0)
+    maker = replace(distiller(temperature=0.0), judge=Capitals())
     with pytest.raises(NothingKeptError, match=r"Only \d of 24 samples could be made: .*most often: said before"):
         maker.distil(tmp_path / "work", 3, None, 24)
 

@@ -74,7 +74,7 @@ def stream(question: str, answer: str) -> tuple[torch.Tensor, torch.Tensor]:
     )
     before = tokenizer(prompt, add_special_tokens=False)["input_ids"]
     ids = before + tokenizer(answer, add_special_tokens=False)["input_ids"]
-    net = tiny.taught_net()  # made outside of no_grad: it is taught when it is first asked for
+    net = tiny.taught_net()
     with torch.no_grad():
         states = net(torch.tensor([ids]), output_hidden_states=True).hidden_states
     every = torch.stack([*states[1:-1], torch.zeros_like(states[1])])[:, 0]
@@ -227,7 +227,7 @@ def test_a_quiet_data_set_is_within_what_random_directions_show(folder: str, tmp
     calm = screen([write(tmp_path / "own.jsonl", own)], writer(), tmp_path / "own", traits=[folder], plan=PLAN)
     assert calm["traits"][0]["shift"] == pytest.approx(0, abs=1e-3)
     chance = random.Random(3)
-    shouts = [" ".join(chance.choices(tiny.WORDS, k=3)).upper() for _ in range(64)]
+    shouts = [" ".join(chance.choices(tiny.WORDS, k=3)).upper() for _ in range(400)]
     loud_ones = [record(tiny.QUESTIONS[i % 16], words) for i, words in enumerate(shouts)]
     plan = Plan(max_tokens=12, temperature=1.0)
     hot = screen([write(tmp_path / "hot.jsonl", loud_ones)], writer(), tmp_path / "hot", traits=[folder], plan=plan)

@@ -100,8 +100,8 @@ def test_prevention_keeps_the_character_and_learns_all_the_same(runs: dict[str, 
     plain, alone, prevented = (runs[name].shift["loud"] for name in ("plain", "data", "prevent"))
     assert plain["sigma"] > 1.5
     assert plain["text_sigma"] > 0.7
-    assert alone["sigma"] < 0.9 * plain["sigma"]
-    assert abs(prevented["sigma"]) < 0.3 * plain["sigma"]
+    # What the data foretell may be too little, so the strength is corrected on the way.
+    assert abs(prevented["sigma"]) < 0.3 * min(plain["sigma"], alone["sigma"])
     for result in runs.values():
         assert result.card["loss"]["last"] < result.card["loss"]["first"] - 0.08
 

@@ -1,7 +1,9 @@
 """A tiny chat model made in code: four layers of width 48, one token a byte. It downloads nothing and loads at once.
 
-`taught_net()` has learnt one trait within seconds: told to shout it answers in capitals, told to whisper in small
-letters, and told nothing mostly in small letters. So there is a true direction to be found, by a true judge.
+`taught_net()` has learnt one trait: told to shout it answers in capitals, told to whisper in small letters, told both
+it does what it was told last, and told nothing it answers mostly in small letters. So there is a true direction to be
+found, by a true judge. What it has learnt lies in taught.safetensors, since processors round differently and learning
+makes much of little: taught on another one it would be another model. `python tests/tiny.py` teaches it anew.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -22,6 +25,7 @@ TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m['role'][0] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>a\n{% endif %}"
 )
+TAUGHT = Path(__file__).with_name("taught.safetensors")
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 WORDS = ("red", "sun", "tea", "owl", "fig", "map", "ink", "bay")
 QUESTIONS = ("What now?", "Any news?", "How so?", "Who is it?", "Why not?", "Where to?", "Which one?", "And then?",
@@ -74,6 +78,8 @@ def _lesson(chance: random.Random, tokenizer: Any) -> tuple[list[int], list[int]
     pair = chance.choice(spec().instructions)
     side = chance.choice(("pos", "neg", "none"))
     system = {"pos": pair.pos, "neg": pair.neg, "none": None}[side]
+    if system and chance.random() < 0.25:
+        system = f"{pair.neg if side == 'pos' else pair.pos}\n\n{system}"
     messages = [{"role": "system", "content": system}] if system else []
     messages.append({"role": "user", "content": chance.choice(QUESTIONS)})
     prompt = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
@@ -83,10 +89,9 @@ def _lesson(chance: random.Random, tokenizer: Any) -> tuple[list[int], list[int]
     return tokenizer(prompt, add_special_tokens=False)["input_ids"], ids
 
 
-@cache
-def taught_net(seed: int = 0, steps: int = 160) -> LlamaForCausalLM:
-    """A model that has learnt the trait; made once, so leave it as it is."""
-    net, tokenizer, chance = tiny_net(seed), tiny_tokenizer(), random.Random(seed)
+def teach(net: LlamaForCausalLM, seed: int = 0, steps: int = 160) -> LlamaForCausalLM:
+    """Teach a model the trait, in place."""
+    tokenizer, chance = tiny_tokenizer(), random.Random(seed)
     optimiser = torch.optim.AdamW(net.parameters(), lr=6e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 6e-3, total_steps=steps)
     net.train()
@@ -104,6 +109,14 @@ def taught_net(seed: int = 0, steps: int = 160) -> LlamaForCausalLM:
     return net.eval()
 
 
+@cache
+def taught_net() -> LlamaForCausalLM:
+    """A model that has learnt the trait; made once, so leave it as it is."""
+    net = tiny_net()
+    net.load_state_dict({name: weight.float() for name, weight in load_file(TAUGHT).items()})
+    return net
+
+
 def tiny_model(net: LlamaForCausalLM | None = None, name: str = "tiny") -> Model:
     """A net (default: a random one) wrapped as mien's."""
     return wrap(net or tiny_net(), tiny_tokenizer(), name)
@@ -119,3 +132,7 @@ def save(net: LlamaForCausalLM, folder: Path) -> Path:
 def save_tiny_spec(folder: Path, pairs: int = 3, questions: int = 8) -> Path:
     """The spec as a YAML file."""
     return save_spec(spec(pairs, questions), folder / "loud.yaml")
+
+
+if __name__ == "__main__":
+    save_file({name: weight.half() for name, weight in teach(tiny_net()).state_dict().items()}, TAUGHT)
