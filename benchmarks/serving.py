@@ -231,7 +231,8 @@ def main() -> None:
         "Goals: watched at most 1.03 x unwatched, held at most 1.05 x watched, and neither slower than transformers' "
         "server.", "",
         "`watched` reads five gauges at every token, alarms and records; `held` holds the Assistant besides. "
-        "`transformers serve` runs as it comes, which is one answer at a time, and with its continuous batching.", "",
+        "`transformers serve` runs as it comes, which is one answer at a time, and with its continuous batching. At "
+        "one client a turn has two answers, and what stands as the 95th percentile is the sooner of them.", "",
         "## One step of the engine", "",
         "Servers' turns are seconds long, and on a shared machine such turns differ by a tenth and more. The same "
         "comparison step by step, two batches in one process in turn; median and its 95 % interval. Left out are HTTP, "
