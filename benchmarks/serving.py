@@ -5,7 +5,8 @@ docs/serving.md.
 
 The servers run side by side, one under load at a time, and take turns: each turn is the same requests from so many
 clients at once, streamed. Figures are medians of the ratios of turns that follow one another. A second table does the
-same step by step in one process, where two servers' noise is out of the way; a third times a chat's next turn.
+same step by step in one process, where two servers' noise is out of the way; others time first tokens, of many short
+answers, and a chat's next turn.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ REPO = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPO / "benchmarks"))
 
 import machine_line  # noqa: E402
+from serving_first import REQUESTS, ROUNDS, TOKENS, first_token  # noqa: E402
 from serving_steps import FIVE, TRIES, next_turn, step_ratio  # noqa: E402
 
 SHORT, LONG = 64, 192
@@ -43,15 +45,6 @@ TOPICS = (
     "bees", "iron", "sand", "clay", "silk", "cork", "reeds", "frost", "amber", "chalk", "linen", "barley", "slate",
     "copper", "honey", "ferns", "gravel", "pearls",
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Turn:
-    """What one turn of a server came to."""
-
-    tokens_per_second: float
-    first_token_p95: float
-    """Seconds."""
 
 
 @dataclass
@@ -107,11 +100,14 @@ async def one(client: httpx.AsyncClient, served: Served, question: str, tokens: 
     return usage or chunks, first
 
 
-async def turn(served: Served, clients: int, number: int, tokens: int) -> Turn:
-    """The same questions from so many clients at once; every client asks until all are answered. No other turn's
-    questions begin like them, so that nothing but the template is known from before.
-    """
-    questions = [f"Part {number}. Tell me all you know about {topic}." for topic in TOPICS[: max(clients, 2)]]
+def questions_of(number: int, n: int) -> list[str]:
+    """`n` questions, at most 32. Those of no other number begin so: nothing but the template is known from before."""
+    return [f"Part {number}. Tell me all you know about {topic}." for topic in TOPICS[:n]]
+
+
+async def turn(served: Served, clients: int, number: int, tokens: int) -> float:
+    """Tokens per second: the same questions from so many clients at once; every client asks until all are answered."""
+    questions = questions_of(number, max(clients, 2))
     async with httpx.AsyncClient(timeout=600) as client:
 
         async def ask() -> list[tuple[int, float]]:
@@ -123,8 +119,7 @@ async def turn(served: Served, clients: int, number: int, tokens: int) -> Turn:
         begun = time.perf_counter()
         answers = [one for some in await asyncio.gather(*(ask() for _ in range(clients))) for one in some]
         seconds = time.perf_counter() - begun
-    firsts = sorted(first for _, first in answers)
-    return Turn(sum(n for n, _ in answers) / seconds, firsts[int(0.95 * (len(firsts) - 1))])
+    return sum(n for n, _ in answers) / seconds
 
 
 def compared(a: Served, b: Served, clients: int, pairs: int, tokens: int) -> list[str]:
@@ -134,17 +129,28 @@ def compared(a: Served, b: Served, clients: int, pairs: int, tokens: int) -> lis
         for served in (a, b):
             asyncio.run(turn(served, clients, next(_NUMBERS), tokens))
     except httpx.HTTPError as error:
-        return [*what, f"{b.name} failed: {type(error).__name__}", "-", "-"]
-    rates, firsts, shown = [], [], []
+        return [*what, f"{b.name} failed: {type(error).__name__}", "-"]
+    rates = []
     for i in range(pairs):
         turns, number = {}, next(_NUMBERS)
         for served in (a, b) if i % 2 == 0 else (b, a):
             turns[served.name] = asyncio.run(turn(served, clients, number, tokens))
-        rates.append(turns[b.name].tokens_per_second / turns[a.name].tokens_per_second)
-        firsts.append(turns[a.name].first_token_p95 / turns[b.name].first_token_p95)
-        shown.append((turns[a.name].tokens_per_second, turns[b.name].tokens_per_second))
-    mine, theirs = (statistics.median(s[i] for s in shown) for i in (0, 1))
-    row = [*what, f"{mine:.0f} and {theirs:.0f}", _spread(rates), _spread(firsts)]
+        rates.append((turns[a.name], turns[b.name]))
+    mine, theirs = (statistics.median(pair[i] for pair in rates) for i in (0, 1))
+    row = [*what, f"{mine:.0f} and {theirs:.0f}", _spread([theirs / mine for mine, theirs in rates])]
+    print(" | ".join(row), flush=True)
+    return row
+
+
+def first_tokens(a: Served, b: Served, clients: int) -> list[str]:
+    """Cells of the table of first tokens."""
+    served = {a.name: a, b.name: b}
+
+    async def burst(client: httpx.AsyncClient, name: str, number: int) -> list[float]:
+        wanted = questions_of(number, clients)
+        return [first for _, first in await asyncio.gather(*(one(client, served[name], q, TOKENS) for q in wanted))]
+
+    row = [f"{a.name} against {b.name}", str(clients), *first_token(burst, (a.name, b.name), clients, _NUMBERS)]
     print(" | ".join(row), flush=True)
     return row
 
@@ -207,8 +213,10 @@ def main() -> None:
             servers[mode] = started(mode, command, port, "smollm2-135m")
         for name, flag in THEIRS.items():
             servers[name] = theirs(name, flag)
-        rows = []
+        rows, firsts = [], []
         for clients in map(int, chosen.clients.split(",")):
+            for a, b in (("watched", "unwatched"), ("held", "watched")):
+                firsts.append(first_tokens(servers[a], servers[b], clients))
             for a, b, tokens in (
                 ("watched", "unwatched", SHORT), ("watched", "unwatched", LONG), ("held", "watched", SHORT),
             ):  # fmt: skip
@@ -226,13 +234,17 @@ def main() -> None:
         "streamed, each answer cut at so many tokens); ratios are of turns that follow one another, median and range. "
         "Above 1 the first is slower.", "",
         *machine_line.lines(), "",
-        "| servers | clients | tokens an answer | tokens/s | time a token | time to first token, 95th percentile |",
-        "| --- | --- | --- | --- | --- | --- |", *table, "",
+        "| servers | clients | tokens an answer | tokens/s | time a token |",
+        "| --- | --- | --- | --- | --- |", *table, "",
         "Goals: watched at most 1.03 x unwatched, held at most 1.05 x watched, and neither slower than transformers' "
         "server.", "",
         "`watched` reads five gauges at every token, alarms and records; `held` holds the Assistant besides. "
-        "`transformers serve` runs as it comes, which is one answer at a time, and with its continuous batching. At "
-        "one client a turn has two answers, and what stands as the 95th percentile is the sooner of them.", "",
+        "`transformers serve` runs as it comes, which is one answer at a time, and with its continuous batching.", "",
+        "## The first token", "",
+        f"From {ROUNDS} rounds of {REQUESTS} or more answers of {TOKENS} tokens, asked by so many clients at once, "
+        "of the one server and of the other in turn. 95th percentile of a round's times: median over rounds, in "
+        "seconds, and the median ratio with its 95 % interval. Goal: watched at most 1.03 x unwatched.", "",
+        "| servers | clients | seconds | ratio |", "| --- | --- | --- | --- |", *_rows(firsts), "",
         "## One step of the engine", "",
         "Servers' turns are seconds long, and on a shared machine such turns differ by a tenth and more. The same "
         "comparison step by step, two batches in one process in turn; median and its 95 % interval. Left out are HTTP, "

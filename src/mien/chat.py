@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 from mien.errors import InputError, ModelError
@@ -37,6 +38,8 @@ class Chat:
 
     def __init__(self, tokenizer: Any, generation_config: Any = None) -> None:
         self.tokenizer = tokenizer
+        # What a template puts around messages is the same few texts, over and over.
+        self._around = lru_cache(maxsize=256)(self._encode)
         if self._encode("a tree") == self._encode("my sea"):  # what transformers makes of a folder without its files
             raise ModelError("The model's tokenizer has no words, so its files are missing; add them to the model.")
         self.templated: bool = bool(getattr(tokenizer, "chat_template", None))
@@ -90,12 +93,12 @@ class Chat:
             body = message.content
             if not self.templated:
                 before, body = before.rstrip(" "), " " + body.strip()
-            ids += self._encode(before)
+            ids += self._around(before)
             start = len(ids)
             ids += self._encode(body)
             spans.append((start, len(ids)))
             text = after
-        return Spanned(tuple(ids + self._encode(text)), tuple(spans))
+        return Spanned(tuple(ids + self._around(text)), tuple(spans))
 
     def end_ids(self) -> tuple[int, ...]:
         """Ids that close an answer that is learnt from: what the template ends a turn with, up to the first stop id in

@@ -12,7 +12,7 @@ import numpy as np
 
 from mien.chat import Chat
 from mien.engines.hf_hooks import acting, counts
-from mien.engines.hf_kept import Begun, Kept, same_acts, shared
+from mien.engines.hf_kept import Begun, Kept, alike, same_acts, shared
 from mien.engines.sampling import stream
 from mien.engines.stops import Spoken
 from mien.live import Finish, LiveEnd, LiveEvent, LiveRequest, LiveToken
@@ -79,13 +79,15 @@ class Answer:
         """Whether a span lies among the next `n` tokens of the prompt."""
         return self.reads and any(s < self.fed + n and self.fed < e for s, e in self.request.spans)
 
-    def shares(self, other: Begun, fed: int) -> int:
-        """How many of its prompt's tokens, but for the last, another one has in common that will have `fed` tokens."""
-        return shared(self, other, min(len(self.ids) - 1, fed))
+    def shares(self, other: Begun, fed: int, n: int) -> bool:
+        """Whether another one that will have `fed` tokens has the first `n` of its prompt in common, but the last."""
+        return n <= min(len(self.ids) - 1, fed) and alike(self, other, n)
 
-    def may_borrow(self, other: Begun) -> int:
-        """How many of its prompt's tokens it need not feed, as another one has fed them, and read them if need be."""
-        n = self.shares(other, other.fed)
+    def may_borrow(self, other: Begun, over: int) -> int:
+        """How many of its prompt's tokens it need not feed, as another one has fed them, and read them if need be; 0 if
+        those in common are no more than `over`.
+        """
+        n = shared(self, other, min(len(self.ids) - 1, other.fed), over)
         if self.reads and n > self.fed:
             unread = np.isnan(other.known[:n, 0])
             missing = (np.flatnonzero(unread[s:e])[:1] + s for s, e in self.request.spans if s < n)

@@ -59,14 +59,22 @@ class Kept:
 
 def same_acts(one: Sequence[Intervention], other: Sequence[Intervention]) -> bool:
     """Whether the very same interventions act."""
-    return len(one) == len(other) and all(a is b for a, b in zip(one, other, strict=True))
+    return one is other or (len(one) == len(other) and all(a is b for a, b in zip(one, other, strict=True)))
 
 
-def shared(one: Begun, other: Begun, most: int) -> int:
-    """How many tokens two texts begin with alike, at most so many."""
-    if not same_acts(one.acts, other.acts):
+def alike(one: Begun, other: Begun, n: int) -> bool:
+    """Whether two texts begin with the same `n` tokens, of which there is one at least."""
+    a, b = one.ids, other.ids
+    if min(len(a), len(b)) < n or a[n - 1] != b[n - 1]:  # most of many texts are told apart by this alone
+        return False
+    return a[:n] == b[:n] and same_acts(one.acts, other.acts)
+
+
+def shared(one: Begun, other: Begun, most: int, over: int) -> int:
+    """How many tokens two texts begin with alike, at most `most`; 0 if no more than `over`."""
+    low, high = over + 1, min(len(one.ids), len(other.ids), most)
+    if high < low or not alike(one, other, low):
         return 0
-    low, high = 0, min(len(one.ids), len(other.ids), most)
     while low < high:
         middle = (low + high + 1) // 2
         low, high = (middle, high) if one.ids[low:middle] == other.ids[low:middle] else (low, middle - 1)
@@ -91,11 +99,11 @@ class Shelf:
 
     def wants(self, text: Kept) -> bool:
         """Whether it would fit, and says more than what is there."""
-        return 0 < text.fed <= self._most and all(shared(text, other, text.fed) < text.fed for other in self._held)
+        return 0 < text.fed <= self._most and not any(alike(text, other, text.fed) for other in self._held)
 
     def put(self, text: Kept, tensors: Tensors) -> None:
         """Keep a text that is wanted, in the place of those that it begins with."""
-        for other in [old for old in self._held if shared(text, old, old.fed) == old.fed]:
+        for other in [old for old in self._held if alike(text, old, old.fed)]:
             self._drop(other)
         while self.tokens + text.fed > self._most:
             self._drop(next(iter(self._held)))

@@ -211,8 +211,8 @@ class LiveBatch:
         width = 0
         for answer in prompts:
             self._rows.borrow(answer)
-            ahead = (answer.shares(other, other.fed + min(other.left, room)) for other in chosen)
-            if max(ahead, default=0) >= answer.fed + WORTH:
+            soon = answer.fed + WORTH
+            if any(answer.shares(other, other.fed + min(other.left, room), soon) for other in chosen):
                 continue
             width = max(width, min(answer.left, room))
             if chosen and (len(chosen) + 1) * width > room:

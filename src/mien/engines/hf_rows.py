@@ -77,7 +77,7 @@ class Rows:
         n = answer.fed + WORTH - 1
         others: list[Answer | Kept] = [*self.answers, *(() if answer.fed else self.shelf.texts)]
         for other in others:
-            if other is not answer and (has := answer.may_borrow(other)) > n:
+            if other is not answer and (has := answer.may_borrow(other, n)) > n:
                 best, n = other, has
         if best is answer:
             return
