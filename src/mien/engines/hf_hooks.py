@@ -1,7 +1,8 @@
 """Hooks that stay on a model: each pass has its own edits for its own rows, its probes, and a count of firing caps.
 
-Put on once, they do nothing but for passes run through `running`, and nothing in other threads. Edits come before
-probes, so what is read is what the next block sees. This file does not know requests, caches or tokens.
+Put on a block when it is first wanted there, for a hook that has nothing to do takes time at every token, they do
+nothing but for passes run through `running`, and nothing in other threads. Edits come before probes, so what is read is
+what the next block sees. This file does not know requests, caches or tokens.
 
 Shapes: b rows of a pass, s its columns, d width, p probes of all layers, p_l of one.
 """
@@ -10,12 +11,13 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import torch
+from torch.utils.hooks import RemovableHandle
 
 from mien.engines.hf_prefill import row_edits
 from mien.models import Blocks, stream_of
@@ -80,7 +82,7 @@ class Running:
 
 
 class RowHooks:
-    """Hooks on all blocks of a model.
+    """Hooks on those blocks of a model that are read or edited.
 
     Args:
         blocks: where they go.
@@ -93,19 +95,25 @@ class RowHooks:
         self.layers = tuple(self._probes)
         """Layers that are read, ascending."""
         self._running: Running | None = None
-        self._handles = [
-            block.register_forward_hook(partial(self._hook, layer)) for layer, block in enumerate(blocks.modules)
-        ]
+        self._blocks = blocks.modules
+        self._handles: dict[int, RemovableHandle] = {}
+        self._put_on(self.layers)
+
+    def _put_on(self, layers: Iterable[int]) -> None:
+        for layer in layers:
+            if layer not in self._handles:
+                self._handles[layer] = self._blocks[layer].register_forward_hook(partial(self._hook, layer))
 
     def remove(self) -> None:
         """Take the hooks off."""
-        for handle in self._handles:
+        for handle in self._handles.values():
             handle.remove()
-        self._handles = []
+        self._handles = {}
 
     @contextlib.contextmanager
     def running(self, running: Running) -> Iterator[Running]:
         """Forward passes inside, of this thread, are run so."""
+        self._put_on(running.edits)
         self._running = running
         try:
             yield running

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from mien.engines.hf_hooks import Edits, RowHooks, Running
-from mien.engines.hf_slots import BLOCK, Places, SlotCache, windows_of
+from mien.engines.hf_slots import BLOCK, Places, SlotCache, Spread, windows_of
 from mien.errors import ModelError
 from mien.models import Model
 from mien.residual import run_partly, stopping_after
@@ -85,7 +85,8 @@ class Passes:
         ids, positions = _aligned(chunks, lengths, model.pad_id)
         longest = max(n + len(chunk) for n, chunk in zip(lengths, chunks, strict=True))
         columns = min(-(-longest // _ROUND) * _ROUND, self.cache.columns)
-        self.cache.places = self._places(first, chunks, lengths, columns, device)
+        spread = None if len(chunks) == 1 else _spread(first, chunks, lengths, device)
+        self.cache.places = Places(first, first + len(chunks), columns, lengths[0], spread)
         ids, positions = ids.to(device), positions.to(device)
         inputs = {
             "input_ids": ids, "attention_mask": self._masks(positions, columns), "position_ids": positions,
@@ -99,23 +100,6 @@ class Passes:
                 with stopping_after(model.blocks, until):
                     run_partly(model.blocks, **inputs)
         return Passed(found, running.projections(device) if read else None, running.fired)
-
-    def _places(
-        self, first: int, chunks: Sequence[Sequence[int]], lengths: Sequence[int], columns: int, device: torch.device
-    ) -> Places:
-        last, width = first + len(chunks), max(map(len, chunks))
-        if width == 1:
-            slots, into = torch.arange(first, last, device=device), torch.tensor(lengths).to(device)
-            return Places(first, last, columns, slots, into, None, None)
-        sizes = torch.tensor([len(chunk) for chunk in chunks])
-        rows = torch.arange(len(chunks)).repeat_interleave(sizes)
-        offset = torch.cat([torch.arange(n) for n in sizes.tolist()])
-        into = torch.tensor(lengths)[rows] + offset
-        queries = width - sizes[rows] + offset
-        slots = rows + first
-        return Places(
-            first, last, columns, slots.to(device), into.to(device), rows.to(device), queries.to(device)
-        )  # fmt: skip
 
     def _masks(self, positions: torch.Tensor, columns: int) -> torch.Tensor | dict[str, torch.Tensor]:
         """What is added to attention scores, `[b, 1, s, c]`: 0, or the lowest number where nothing is to be seen."""
@@ -133,6 +117,20 @@ class Passes:
 
     def _additive(self, unseen: torch.Tensor, lowest: float) -> torch.Tensor:
         return torch.zeros(unseen.shape, dtype=self._dtype, device=unseen.device).masked_fill_(unseen, lowest)
+
+
+def _spread(first: int, chunks: Sequence[Sequence[int]], lengths: Sequence[int], device: torch.device) -> Spread:
+    width = max(map(len, chunks))
+    if width == 1:
+        slots = torch.arange(first, first + len(chunks), device=device)
+        return Spread(slots, torch.tensor(lengths).to(device), None, None)
+    sizes = torch.tensor([len(chunk) for chunk in chunks])
+    rows = torch.arange(len(chunks)).repeat_interleave(sizes)
+    offset = torch.cat([torch.arange(n) for n in sizes.tolist()])
+    into = torch.tensor(lengths)[rows] + offset
+    queries = width - sizes[rows] + offset
+    slots = rows + first
+    return Spread(slots.to(device), into.to(device), rows.to(device), queries.to(device))
 
 
 def _aligned(chunks: Sequence[Sequence[int]], lengths: Sequence[int], pad: int) -> tuple[torch.Tensor, torch.Tensor]:

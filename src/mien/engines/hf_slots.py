@@ -32,13 +32,9 @@ BLOCK = 64
 
 
 @dataclass(frozen=True)
-class Places:
-    """Where the keys and values of a pass over rows `[first, last)` go, and what they may look at."""
+class Spread:
+    """Where the tokens of a pass over several rows go, as every row has its own length."""
 
-    first: int
-    last: int
-    columns: int
-    """How many columns the pass looks at: those of its longest row, rounded up."""
     slots: torch.Tensor
     """`[t]`: slot of each token of the pass."""
     into: torch.Tensor
@@ -47,6 +43,31 @@ class Places:
     """`[t]`: row of the pass that each token stands in; None: every row has one token."""
     queries: torch.Tensor | None
     """`[t]`: query column of the pass that each token stands in."""
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where the keys and values of a pass over rows `[first, last)` go, and what they may look at."""
+
+    first: int
+    last: int
+    columns: int
+    """How many columns the pass looks at: those of its longest row, rounded up."""
+    start: int
+    """Column of the first row's first new token."""
+    spread: Spread | None
+    """None: there is one row, whose tokens follow one another; a slice is written faster than single places."""
+
+    def put(self, held: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
+        """Write a pass's `[b, h, s, e]` into what is held, `[r, h, c, e]`; gives a view of all that its rows have."""
+        to = self.spread
+        if to is None:
+            held[self.first, :, self.start : self.start + new.shape[2]] = new[0]
+        elif to.rows is None:
+            held[to.slots, :, to.into] = new[:, :, 0]
+        else:
+            held[to.slots, :, to.into] = new[to.rows, :, to.queries]
+        return held[self.first : self.last, :, : self.columns]
 
 
 class SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
@@ -73,15 +94,7 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         places = self._cache.places
-        slots, into = places.slots, places.into
-        if places.rows is None:
-            self.keys[slots, :, into] = key_states[:, :, 0]
-            self.values[slots, :, into] = value_states[:, :, 0]
-        else:
-            self.keys[slots, :, into] = key_states[places.rows, :, places.queries]
-            self.values[slots, :, into] = value_states[places.rows, :, places.queries]
-        rows = slice(places.first, places.last)
-        return self.keys[rows, :, : places.columns], self.values[rows, :, : places.columns]
+        return places.put(self.keys, key_states), places.put(self.values, value_states)
 
     def resize(self, rows: int, columns: int) -> None:
         """Take on another size; what lies in both is kept."""
