@@ -297,6 +297,14 @@ def test_there_is_no_firing_without_a_cap() -> None:
     assert ends({"r": alone(MODEL, request("r", [1, 2], 3, interventions=(idle,)))})["r"].fired == 0.0
 
 
+def test_only_blocks_with_work_have_a_hook() -> None:
+    with batch_of(MODEL, probes_of(MODEL, [2])) as batch:
+        assert len(tiny.hooks_on(MODEL.net)) == 1
+        for _ in range(2):
+            play(batch, [(0, request("r", [1, 2], 3, interventions=(Add(tiny.direction_of(MODEL, 4), at=(0, 2)),)))])
+            assert len(tiny.hooks_on(MODEL.net)) == 2
+
+
 def test_rows_with_one_intervention_are_edited_at_once() -> None:
     seen: list[int] = []
 
