@@ -215,8 +215,7 @@ def main() -> None:
             servers[name] = theirs(name, flag)
         rows, firsts = [], []
         for clients in map(int, chosen.clients.split(",")):
-            for a, b in (("watched", "unwatched"), ("held", "watched")):
-                firsts.append(first_tokens(servers[a], servers[b], clients))
+            firsts.append(first_tokens(servers["watched"], servers["unwatched"], clients))
             for a, b, tokens in (
                 ("watched", "unwatched", SHORT), ("watched", "unwatched", LONG), ("held", "watched", SHORT),
             ):  # fmt: skip

@@ -91,7 +91,7 @@ def fit_gauge(
     show.begin("fitting", len(PENALTIES))
     trials = []
     for done, penalty in enumerate(PENALTIES, 1):
-        trials += _trials(data, folds, judged_on, penalty)
+        trials += trials_of(data, folds, judged_on, penalty)
         show.advance(done)
     best = choose(trials)
     gauge = _gauge(data, best, name or slug(label), label, threshold)
@@ -129,7 +129,7 @@ def _writers_out(data: Labelled) -> list[NDArray[np.int64]]:
     return [np.flatnonzero(s) for s in good] if len(good) > 1 else []
 
 
-def _trials(
+def trials_of(
     data: Labelled, folds: Sequence[NDArray[np.int64]], judged_on: Sequence[NDArray[np.int64]], penalty: float
 ) -> list[Trial]:
     """Every layer alone, and bands of layers whose probes are averaged."""
