@@ -1,12 +1,12 @@
 """Time `mien serve` watched against unwatched, held against unheld, and against `transformers serve`; written to
 docs/serving.md.
 
-    python benchmarks/serving.py [--pairs 5] [--clients 1,8,32]
+    python benchmarks/serving.py [--pairs 5] [--clients 1,8,32] [--only first]
 
 The servers run side by side, one under load at a time, and take turns: each turn is the same requests from so many
-clients at once, streamed. Figures are medians of the ratios of turns that follow one another. A second table does the
-same step by step in one process, where two servers' noise is out of the way; others time first tokens, of many short
-answers, and a chat's next turn.
+clients at once, streamed. Figures are medians of the ratios of turns that follow one another. Other sections time first
+tokens, of many short answers; the same step by step in one process, where two servers' noise is out of the way; and a
+chat's next turn.
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import count
+from itertools import count, product
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +33,12 @@ sys.path.insert(0, str(REPO / "benchmarks"))
 
 import machine_line  # noqa: E402
 from serving_first import REQUESTS, ROUNDS, TOKENS, first_token  # noqa: E402
-from serving_steps import FIVE, TRIES, next_turn, step_ratio  # noqa: E402
+from serving_steps import FIVE, TRIES, first_ratio, next_turn, step_ratio  # noqa: E402
+
+from mien.gauges import GaugeSet, bundled_gauges  # noqa: E402
+from mien.holds import Hold, bundled_hold  # noqa: E402
+from mien.jobs.scan import chosen  # noqa: E402
+from mien.models import Model, load  # noqa: E402
 
 SHORT, LONG = 64, 192
 """Tokens of an answer: what is done once when one ends is a larger part of a short one."""
@@ -150,9 +157,7 @@ def first_tokens(a: Served, b: Served, clients: int) -> list[str]:
         wanted = questions_of(number, clients)
         return [first for _, first in await asyncio.gather(*(one(client, served[name], q, TOKENS) for q in wanted))]
 
-    row = [f"{a.name} against {b.name}", str(clients), *first_token(burst, (a.name, b.name), clients, _NUMBERS)]
-    print(" | ".join(row), flush=True)
-    return row
+    return [str(clients), *first_token(burst, (a.name, b.name), clients, _NUMBERS)]
 
 
 def _spread(values: list[float]) -> str:
@@ -174,89 +179,140 @@ def theirs(name: str, flag: str) -> Served:
     return started(name, command, port, folder)
 
 
-def in_one_process(clients: list[int]) -> tuple[list[str], list[str]]:
-    """Rows of the second table, and of the third."""
-    from mien.gauges import bundled_gauges
-    from mien.holds import bundled_hold
-    from mien.jobs.scan import chosen
-    from mien.models import load
+def _rows(cells: Iterable[Sequence[str]]) -> str:
+    return "\n".join(f"| {' | '.join(row)} |" for row in cells)
 
+
+@contextmanager
+def all_running(names: Iterable[str]) -> Iterator[dict[str, Served]]:
+    """Servers by name, and their end."""
+    servers: dict[str, Served] = {}
+    try:
+        for name in names:
+            if name in THEIRS:
+                servers[name] = theirs(name, THEIRS[name])
+                continue
+            port = free_port()
+            command = [sys.executable, str(REPO / "benchmarks" / "serve_one.py"), name, str(port)]
+            servers[name] = started(name, command, port, "smollm2-135m")
+        yield servers
+    finally:
+        for served in servers.values():
+            served.process.terminate()
+
+
+def under_load(clients: Sequence[int], pairs: int) -> str:
+    """Tokens per second of whole servers."""
+    rows = []
+    with all_running(["unwatched", "watched", "held", *THEIRS]) as servers:
+        for n in clients:
+            for a, b, tokens in (
+                ("watched", "unwatched", SHORT), ("watched", "unwatched", LONG), ("held", "watched", SHORT),
+            ):  # fmt: skip
+                rows.append(compared(servers[a], servers[b], n, pairs, tokens))
+            # One answer at a time, theirs takes minutes for many.
+            few, sizes = (min(pairs, 3), (SHORT, LONG)) if n == 1 else (1, (SHORT,))
+            for name, tokens in product(THEIRS, sizes):
+                rows.append(compared(servers["watched"], servers[name], n, few, tokens))
+    return f"""The servers take turns under the same requests (greedy, streamed, each answer cut at so many tokens);
+ratios are of turns that follow one another, median and range. Above 1 the first is slower.
+
+| servers | clients | tokens an answer | tokens/s | time a token |
+| --- | --- | --- | --- | --- |
+{_rows(rows)}
+
+Goals: watched at most 1.03 x unwatched, held at most 1.05 x watched, and neither slower than transformers' server.
+
+`watched` reads five gauges at every token, alarms and records; `held` holds the Assistant besides.
+`transformers serve` runs as it comes, which is one answer at a time, and with its continuous batching."""
+
+
+def first(clients: Sequence[int], _pairs: int) -> str:
+    """Times to a first token, of whole servers and of the engine."""
+    rows = []
+    with all_running(["unwatched", "watched"]) as servers:
+        for n in clients:
+            rows.append(first_tokens(servers["watched"], servers["unwatched"], n))
+    model, five, _ = embedded()
+    for n, row in zip(clients, rows, strict=True):
+        asked = [questions_of(next(_NUMBERS), n) for _ in range(ROUNDS * min(4, max(1, REQUESTS // n)) + 1)]
+        row.append(first_ratio(model, five, asked, TOKENS))
+        print(" | ".join(row), flush=True)
+    return f"""Watched against unwatched. From {ROUNDS} rounds of {REQUESTS} or more answers of {TOKENS} tokens, asked
+by so many clients at once, of the one server and of the other in turn: 95th percentile of a round's times, median over
+rounds, in seconds; and the median ratio with its 95 % interval. Goal: 1.03 x at most. Beside it the same of two
+batches in one process, where arrivals and two servers' noise are out of the way.
+
+| clients | seconds | ratio | ratio in one process |
+| --- | --- | --- | --- |
+{_rows(rows)}"""
+
+
+def embedded() -> tuple[Model, GaugeSet, Hold]:
+    """The embedded model, its gauges that are watched, and its hold."""
     model = load()
     gauges, hold = bundled_gauges(model.info.id), bundled_hold(model.info.id)
     assert gauges is not None
     assert hold is not None
-    five = chosen(gauges, FIVE)
-    steps = [[str(n), *(step_ratio(model, n, five, held) for held in ((), hold.interventions))] for n in clients]
-    turns = []
+    return model, chosen(gauges, FIVE), hold
+
+
+def steps(clients: Sequence[int], _pairs: int) -> str:
+    """Steps of the engine."""
+    model, five, hold = embedded()
+    rows = [[str(n), *(step_ratio(model, n, five, held) for held in ((), hold.interventions))] for n in clients]
+    return f"""Servers' turns are seconds long, and on a shared machine such turns differ by a tenth and more. The
+same comparison step by step, two batches in one process in turn; median and its 95 % interval. Left out are HTTP,
+one pass more for an answer that is cut at its limit, and what is recorded when it ends.
+
+| answers at a time | watched against unwatched | held against watched |
+| --- | --- | --- |
+{_rows(rows)}"""
+
+
+def turns(_clients: Sequence[int], _pairs: int) -> str:
+    """A chat's next turn."""
+    model, five, _ = embedded()
+    rows = []
     for wanted in (300, 1000, 3000):
         tokens, known, fresh = next_turn(model, five, wanted)
-        turns.append([str(tokens), f"{known:.2f}", f"{fresh:.2f}"])
-    return _rows(steps), _rows(turns)
+        rows.append([str(tokens), f"{known:.2f}", f"{fresh:.2f}"])
+    return f"""What an answer leaves in memory is kept for requests that begin alike, so a next turn reads what is new.
+Seconds to its first token, watched, alone; medians of {TRIES} conversations.
+
+| tokens so far | after a turn that was written here | the conversation read anew |
+| --- | --- | --- |
+{_rows(rows)}"""
 
 
-def _rows(cells: list[list[str]]) -> list[str]:
-    return [f"| {' | '.join(row)} |" for row in cells]
+SECTIONS: dict[str, tuple[str, Callable[[Sequence[int], int], str]]] = {
+    "load": ("Under load", under_load),
+    "first": ("The first token", first),
+    "steps": ("One step of the engine", steps),
+    "turns": ("The next turn of a chat", turns),
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--clients", default="1,8,32")
+    parser.add_argument("--only", default=",".join(SECTIONS), help="sections to time; the page keeps its others")
     parser.add_argument("--out", type=Path, default=REPO / "docs" / "serving.md")
-    chosen = parser.parse_args()
+    given = parser.parse_args()
     (REPO / "runs").mkdir(exist_ok=True)
-    servers: dict[str, Served] = {}
-    try:
-        for mode in ("unwatched", "watched", "held"):
-            port = free_port()
-            command = [sys.executable, str(REPO / "benchmarks" / "serve_one.py"), mode, str(port)]
-            servers[mode] = started(mode, command, port, "smollm2-135m")
-        for name, flag in THEIRS.items():
-            servers[name] = theirs(name, flag)
-        rows, firsts = [], []
-        for clients in map(int, chosen.clients.split(",")):
-            firsts.append(first_tokens(servers["watched"], servers["unwatched"], clients))
-            for a, b, tokens in (
-                ("watched", "unwatched", SHORT), ("watched", "unwatched", LONG), ("held", "watched", SHORT),
-            ):  # fmt: skip
-                rows.append(compared(servers[a], servers[b], clients, chosen.pairs, tokens))
-            few = min(chosen.pairs, 3) if clients == 1 else 1
-            rows += [compared(servers["watched"], servers[name], clients, few, SHORT) for name in THEIRS]
-    finally:
-        for served in servers.values():
-            served.process.terminate()
-    table = _rows(rows)
-    steps, turns = in_one_process([int(n) for n in chosen.clients.split(",")])
-    text = "\n".join([
-        "# Serving, timed", "",
-        "Written by `python benchmarks/serving.py`. The servers take turns under the same requests (greedy, "
-        "streamed, each answer cut at so many tokens); ratios are of turns that follow one another, median and range. "
-        "Above 1 the first is slower.", "",
-        *machine_line.lines(), "",
-        "| servers | clients | tokens an answer | tokens/s | time a token |",
-        "| --- | --- | --- | --- | --- |", *table, "",
-        "Goals: watched at most 1.03 x unwatched, held at most 1.05 x watched, and neither slower than transformers' "
-        "server.", "",
-        "`watched` reads five gauges at every token, alarms and records; `held` holds the Assistant besides. "
-        "`transformers serve` runs as it comes, which is one answer at a time, and with its continuous batching.", "",
-        "## The first token", "",
-        f"From {ROUNDS} rounds of {REQUESTS} or more answers of {TOKENS} tokens, asked by so many clients at once, "
-        "of the one server and of the other in turn. 95th percentile of a round's times: median over rounds, in "
-        "seconds, and the median ratio with its 95 % interval. Goal: watched at most 1.03 x unwatched.", "",
-        "| servers | clients | seconds | ratio |", "| --- | --- | --- | --- |", *_rows(firsts), "",
-        "## One step of the engine", "",
-        "Servers' turns are seconds long, and on a shared machine such turns differ by a tenth and more. The same "
-        "comparison step by step, two batches in one process in turn; median and its 95 % interval. Left out are HTTP, "
-        "one pass more for an answer that is cut at its limit, and what is recorded when it ends.", "",
-        "| answers at a time | watched against unwatched | held against watched |", "| --- | --- | --- |", *steps, "",
-        "## The next turn of a chat", "",
-        "What an answer leaves in memory is kept for requests that begin alike, so a next turn reads what is new. "
-        f"Seconds to its first token, watched, alone; medians of {TRIES} conversations.", "",
-        "| tokens so far | after a turn that was written here | the conversation read anew |", "| --- | --- | --- |",
-        *turns, "",
-    ])  # fmt: skip
-    chosen.out.write_text(text, "utf-8")
-    print(f"written to {chosen.out}")
+    head = "\n".join(["# Serving, timed", "", "Written by `python benchmarks/serving.py`.", "", *machine_line.lines()])
+    only = given.only.split(",")
+    before = given.out.read_text("utf-8") if given.out.exists() else ""
+    if set(only) < set(SECTIONS) and not before.startswith(head):
+        raise SystemExit(f"{given.out} is of another machine; time every section.")
+    kept = dict(part.split("\n\n", 1) for part in before.rstrip().split("\n\n## ")[1:])
+    for name in only:
+        title, timed = SECTIONS[name]
+        kept[title] = timed([int(n) for n in given.clients.split(",")], given.pairs)
+    parts = [f"## {title}\n\n{kept[title]}" for title, _ in SECTIONS.values()]
+    given.out.write_text("\n\n".join([head, *parts]) + "\n", "utf-8")
+    print(f"written to {given.out}")
 
 
 if __name__ == "__main__":

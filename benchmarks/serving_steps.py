@@ -1,5 +1,5 @@
-"""What reading and holding add to one step of the serving engine, two batches in one process that take steps in turn;
-and what a chat's next turn saves by what is kept of the last one.
+"""What reading and holding add to one step of the serving engine, and reading to a first token, two batches in one
+process in turn; and what a chat's next turn saves by what is kept of the last one.
 
 Turns of whole servers differ by more than a tenth for reasons of the machine's own; steps that follow one another at
 once differ less. Left out here are HTTP and what is recorded when an answer ends.
@@ -8,6 +8,7 @@ once differ less. Left out here are HTTP and what is recorded when an answer end
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -18,6 +19,7 @@ from mien.live import LiveEnd, LiveRequest, LiveToken
 from mien.models import Model
 from mien.records import Conversation, Intervention, Message, Sampling
 from mien.scanning.measure import panel
+from mien.serve.watch import Watch
 
 FIVE = ("assistant", "impolite", "sentience_claiming", "sycophantic", "delusion_feeding")
 """Gauges that are read."""
@@ -44,9 +46,48 @@ def step_ratio(model: Model, rows: int, gauges: GaugeSet, hold: tuple[Interventi
             ratios.append(seconds[first] / seconds[second])
     first.close()
     second.close()
+    return middle(ratios)
+
+
+def middle(ratios: Sequence[float]) -> str:
+    """The median, with its 95 % interval by drawing with replacement."""
     draws = np.median(np.random.default_rng(0).choice(ratios, (1000, len(ratios))), 1)
     low, high = np.quantile(draws, [0.025, 0.975])
     return f"{np.median(ratios):.2f} x ({low:.2f} to {high:.2f})"
+
+
+def first_ratio(model: Model, gauges: GaugeSet, rounds: Iterable[Sequence[str]], tokens: int) -> str:
+    """95th percentile of the seconds to the first tokens of a round's questions, all asked at once, watched against
+    unwatched: the median over rounds. Planning what to read is counted.
+
+    Args:
+        tokens: of an answer.
+    """
+    read = panel(gauges, model)
+    sides = [(LiveBatch(model, p.probes if p else {}, max_rows=32), Watch(model.chat, p, None, 0, None))
+             for p in (read, None)]  # fmt: skip
+    ratios = []
+    for i, questions in enumerate(rounds):
+        seconds = [0.0, 0.0]
+        for side in (0, 1) if i % 2 else (1, 0):
+            seconds[side] = _first_tokens(*sides[side], questions, tokens)
+        ratios.append(seconds[0] / seconds[1])
+    for batch, _ in sides:
+        batch.close()
+    return middle(ratios[1:])  # the first round warms up
+
+
+def _first_tokens(batch: LiveBatch, watch: Watch, questions: Sequence[str], tokens: int) -> float:
+    begun, first = time.perf_counter(), {}
+    for i, question in enumerate(questions):
+        plan = watch.plan(ask(question))
+        spans = plan.spans or ()
+        batch.admit(LiveRequest(str(i), plan.prompt_ids, Sampling(tokens, 0.0), 0, read=bool(spans), spans=spans))
+    while not batch.idle:
+        for id, event in batch.step():
+            if isinstance(event, LiveToken):
+                first.setdefault(id, time.perf_counter() - begun)
+    return float(np.quantile(list(first.values()), 0.95))
 
 
 def _filled(model: Model, batch: LiveBatch, rows: int, read: bool, hold: tuple[Intervention, ...]) -> LiveBatch:
