@@ -80,7 +80,9 @@ class Answer:
         return self.reads and any(s < self.fed + n and self.fed < e for s, e in self.request.spans)
 
     def shares(self, other: Begun, fed: int, n: int) -> bool:
-        """Whether another one that will have `fed` tokens has the first `n` of its prompt in common, but the last."""
+        """Whether another one that will have `fed` tokens begins with the first `n` of its prompt, whose last token
+        every answer feeds itself.
+        """
         return n <= min(len(self.ids) - 1, fed) and alike(self, other, n)
 
     def may_borrow(self, other: Begun, over: int) -> int:
@@ -88,7 +90,7 @@ class Answer:
         those in common are no more than `over`.
         """
         n = shared(self, other, min(len(self.ids) - 1, other.fed), over)
-        if self.reads and n > self.fed:
+        if self.reads and n:
             unread = np.isnan(other.known[:n, 0])
             missing = (np.flatnonzero(unread[s:e])[:1] + s for s, e in self.request.spans if s < n)
             n = min([n, *(int(first) for places in missing for first in places)])
