@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from itertools import count, product
 from pathlib import Path
 from typing import Any
@@ -199,6 +200,12 @@ def all_running(names: Iterable[str]) -> Iterator[dict[str, Served]]:
     finally:
         for served in servers.values():
             served.process.terminate()
+        for served in servers.values():  # what is timed next must not share the machine with them
+            try:
+                served.process.wait(60)
+            except subprocess.TimeoutExpired:
+                served.process.kill()
+                served.process.wait()
 
 
 def under_load(clients: Sequence[int], pairs: int) -> str:
@@ -248,6 +255,7 @@ batches in one process, where arrivals and two servers' noise are out of the way
 {_rows(rows)}"""
 
 
+@cache
 def embedded() -> tuple[Model, GaugeSet, Hold]:
     """The embedded model, its gauges that are watched, and its hold."""
     model = load()
@@ -293,6 +301,10 @@ SECTIONS: dict[str, tuple[str, Callable[[Sequence[int], int], str]]] = {
 }
 
 
+WRITTEN = """Written by `python benchmarks/serving.py`. A section may have been timed by itself, earlier or later than
+the others (`--only`), so compare figures within one."""
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pairs", type=int, default=5)
@@ -301,12 +313,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=REPO / "docs" / "serving.md")
     given = parser.parse_args()
     (REPO / "runs").mkdir(exist_ok=True)
-    head = "\n".join(["# Serving, timed", "", "Written by `python benchmarks/serving.py`.", "", *machine_line.lines()])
+    head = "\n".join(["# Serving, timed", "", WRITTEN, "", *machine_line.lines()])
     only = given.only.split(",")
+    if unknown := set(only) - set(SECTIONS):
+        parser.error(f"there is no section {min(unknown)!r}; there are: {', '.join(SECTIONS)}")
     before = given.out.read_text("utf-8") if given.out.exists() else ""
-    if set(only) < set(SECTIONS) and not before.startswith(head):
-        raise SystemExit(f"{given.out} is of another machine; time every section.")
     kept = dict(part.split("\n\n", 1) for part in before.rstrip().split("\n\n## ")[1:])
+    missing = {title for name, (title, _) in SECTIONS.items() if name not in only} - set(kept)
+    if missing or (len(set(only)) < len(SECTIONS) and not before.startswith(head)):
+        parser.error(f"{given.out} does not have the other sections from this machine; time all of them")
     for name in only:
         title, timed = SECTIONS[name]
         kept[title] = timed([int(n) for n in given.clients.split(",")], given.pairs)
