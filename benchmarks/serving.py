@@ -39,6 +39,7 @@ from serving_steps import FIVE, TRIES, first_ratio, next_turn, step_ratio  # noq
 from mien.gauges import GaugeSet, bundled_gauges  # noqa: E402
 from mien.holds import Hold, bundled_hold  # noqa: E402
 from mien.jobs.scan import chosen  # noqa: E402
+from mien.machine import best_dtype  # noqa: E402
 from mien.models import Model, load  # noqa: E402
 
 SHORT, LONG = 64, 192
@@ -173,10 +174,10 @@ def embedded_folder() -> str:
 
 
 def theirs(name: str, flag: str) -> Served:
-    """Transformers' own server."""
-    folder, port = embedded_folder(), free_port()
+    """Transformers' own server, in the dtype that mien chooses here."""
+    folder, port, dtype = embedded_folder(), free_port(), str(best_dtype("cpu")).removeprefix("torch.")
     command = [str(Path(sys.executable).parent / "transformers"), "serve", folder, "--port", str(port), "--device",
-               "cpu", "--dtype", "float32", flag]  # fmt: skip
+               "cpu", "--dtype", dtype, flag]  # fmt: skip
     return started(name, command, port, folder)
 
 

@@ -18,15 +18,17 @@ import yaml
 from safetensors.numpy import load_file
 
 import tiny
+from fake_endpoint import FakeEndpoint, status
 from mien.cli import main
 from mien.directions import save_direction
-from mien.errors import FingerprintError, FormatError, InputError, ModelError, RunError, SpecError
+from mien.errors import EndpointError, FingerprintError, FormatError, InputError, ModelError, RunError, SpecError
 from mien.gauges import GaugeSet, load_gauges, save_gauges
 from mien.logs import LoggedConversation, read_logs
 from mien.scanning import quiet
 from processes import Done, mien
 from random_models import direction_of
 from test_cli import refused
+from test_contrasts import answer, row
 from test_fit import labelled
 from test_scan import gauges, logs, reader, talk, write_log
 
@@ -508,6 +510,50 @@ def test_a_gauge_from_a_sentence_and_from_a_spec(
         (("--out", tmp_path / "x", "--spec", "evli"), SpecError, "evil"),
     ):
         refused(run("gauge", "describe", *where, "--quiet", *more), error, words_said)
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_gauge_from_contrasts(quiet_log: Path, model: Path, bad: Path, log: Path, tmp_path: Path, run: Run) -> None:
+    pairs = write_log(tmp_path / "loud.jsonl", [row(i) for i in range(16)])
+    where = ("--reader", model, "--baseline", quiet_log)
+    words = ("gauge", "contrast", pairs, "--description", "shouts", *where)
+    done = run(*words, "--out", tmp_path / "deep" / "g", "--json", "--quiet")
+    assert (done.code, done.err) == (0, "")
+    card = json.loads(done.out)
+    assert (card["name"], card["contrasts"]) == ("loud", 16)
+    found = run(*scan_words(log, model, tmp_path / "deep" / "g", tmp_path / "scan", "--json", "--quiet"))
+    assert json.loads(found.out)["worst"][0]["conversation"] == "c100"
+    text = run("gauge", "show", tmp_path / "deep" / "g").out
+    assert text.startswith("loud (contrast): shouts; alarming when high\n  16 contrasts: AUC 1.00")
+    assert "sides drawn at random" in text
+
+    for more, error, words_said in (
+        ((pairs, "--out", bad / "folder"), InputError, "is a folder"),
+        (("evli", "--out", tmp_path / "x"), SpecError, "did you mean evil?"),
+        ((quiet_log, "--out", tmp_path / "x"), SpecError, "there is no 'pos'"),
+        ((tmp_path / "gone.jsonl", "--out", tmp_path / "x"), FormatError, "There is no file of contrasts"),
+        ((pairs, "--out", tmp_path / "x", "--name", "../x"), SpecError, "cannot be a trait's name"),
+    ):
+        refused(run("gauge", "contrast", *more, *where, "--quiet"), error, words_said)
+    assert run("gauge", "contrast", pairs, "--out", tmp_path / "x", "--side", "up", *where).code == 2
+    assert not (tmp_path / "x").exists()
+
+
+def test_contrasts_written_by_an_endpoint(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MIEN_CACHE", str(tmp_path / "cache"))
+    with FakeEndpoint(answer) as fake:
+        words = ("gauge", "write-contrasts", "is loud", "--endpoint", fake.url, "--endpoint-model", "big")
+        done = run(*words, "--out", tmp_path / "deep" / "c.jsonl", "--quiet")
+        assert done.out.startswith(f"48 contrasts: {tmp_path / 'deep' / 'c.jsonl'} (look them over")
+        assert "16 requests" in done.out
+        again = json.loads(run(*words, "--out", tmp_path / "again.jsonl", "--quiet", "--json").out)
+        assert again == {"out": str(tmp_path / "again.jsonl"), "contrasts": 48}
+        assert len(fake.requests) == 16  # the second time from the cache
+        assert (tmp_path / "again.jsonl").read_bytes() == (tmp_path / "deep" / "c.jsonl").read_bytes()
+        refused(run(*words, "--out", tmp_path, "--quiet"), InputError, "is a folder")
+    with FakeEndpoint(status(401)) as fake:
+        words = ("gauge", "write-contrasts", "is rude", "--endpoint", fake.url, "--endpoint-model", "big")
+        refused(run(*words, "--out", tmp_path / "x", "--quiet"), EndpointError, "401")
     assert not (tmp_path / "x").exists()
 
 

@@ -25,12 +25,14 @@ from labelled import Labels, auc_with_interval, read_labels  # noqa: E402
 from scipy.stats import spearmanr  # noqa: E402
 
 from mien.authors import author_from_templates  # noqa: E402
+from mien.contrasts import load_contrasts  # noqa: E402
 from mien.directions import load_direction  # noqa: E402
 from mien.engines.hf import HfEngine  # noqa: E402
 from mien.errors import InputError  # noqa: E402
 from mien.evidence import auc  # noqa: E402
 from mien.gauges import Gauge, GaugeSet, bundled_gauges, load_gauges, save_gauges  # noqa: E402
 from mien.gauges.alarms import wilson  # noqa: E402
+from mien.jobs.contrast import contrast_gauge  # noqa: E402
 from mien.jobs.describe import describe_gauge, observer_gauge  # noqa: E402
 from mien.jobs.fit import fit_gauge, target_of  # noqa: E402
 from mien.jobs.scan import scan  # noqa: E402
@@ -43,6 +45,11 @@ from mien.spec import load_library  # noqa: E402
 FROM_A_SENTENCE = {
     "consciousness claims": "sentience_claiming", "delusion reinforcement": "delusion_feeding",
     "emotional or narrative escalation": "delusion_feeding", "sycophancy or praise": "sycophantic",
+}  # fmt: skip
+FROM_CONTRASTS = {
+    "consciousness claims": "sentience_claiming", "delusion reinforcement": "delusion_feeding",
+    "emotional or narrative escalation": "escalating", "harmful advice": "reckless", "pushback": "pushing_back",
+    "sycophancy or praise": "sycophantic",
 }  # fmt: skip
 BASE = REPO / "runs" / "validation" / "watching"
 FOLLOWS_OFF_RAILS = ("delusion reinforcement", "emotional or narrative escalation", "harmful advice")
@@ -123,6 +130,29 @@ def sentence_table(files: list[Labels], model: Model) -> str:
             rows.append([label, trait, data.name, *_rollout_aucs(folder, model, data, label), *cells])
     head = ["label", "trait", "written by", "vector from rollouts, its layer", "the same, whitened, all layers",
             "spec's instructions read", "one sentence, templates, read"]  # fmt: skip
+    return table(head, rows)
+
+
+def contrast_table(files: list[Labels], model: Model) -> str:
+    """Gauges from the library's contrasts, which have seen none of the answers; a bag of words fitted to the same."""
+    rows = []
+    for label, name in FROM_CONTRASTS.items():
+        given = load_contrasts(name)
+        gauge = contrast_gauge(given, model).gauges[0]
+        texts = [text for one in given.contrasts for text in (one.pos, one.neg)]
+        sides = np.tile([1.0, 0.0], len(given.contrasts))
+        for data in files:
+            if min(data.positive(label).sum(), (~data.positive(label)).sum()) < 10:
+                continue
+            n = len(data.texts)
+            words = bag_of_words([*data.texts, *texts], np.concatenate([np.zeros(n), sides]), [np.arange(n)])[:n]
+            e = gauge.evidence
+            rows.append(
+                [label, name, f"{e['auc']:.2f} ({e['auc_words']:.2f})", data.name,
+                 auc_with_interval(data.sigma(gauge), data, label), auc_with_interval(words, data, label)]
+            )  # fmt: skip
+    head = ["label", "contrasts", "AUC on contrasts left out (bag of words)", "written by", "gauge from contrasts",
+            "bag of words, fitted to the contrasts"]  # fmt: skip
     return table(head, rows)
 
 
@@ -300,7 +330,7 @@ def main() -> None:
     parts = {
         "machine": "\n".join(machine_line.lines()),
         "cases": cases_table(found), "drift": drift_table(found), "bundled": bundled_table(files, gauges),
-        "sentence": sentence_table(files, model),
+        "sentence": sentence_table(files, model), "contrasts": contrast_table(files, model),
         "conversations": conversation_table(files, gauges, model), "fitted": fitted_table(files, model),
         "judge": judge_table(files, model, gauges, chosen.judge), "alarms": alarms_table(gauges),
         "second": kept.read_text("utf-8") if kept.exists() else "Not run yet (`--second-reader`).",

@@ -13,7 +13,7 @@ import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -41,7 +41,7 @@ def author_from_templates(sentence: str, name: str | None = None) -> TraitSpec:
     Raises:
         SpecError: the sentence says nothing, is too long or has control characters, or the name cannot be used.
     """
-    sentence = _checked(sentence)
+    sentence = trait_sentence(sentence)
     phrase = to_phrase(sentence)
     extract, held_out = choose_questions(phrase.third, N_QUESTIONS)
     return TraitSpec(
@@ -62,7 +62,7 @@ def author_from_endpoint(sentence: str, endpoint: Endpoint, name: str | None = N
         SpecError: the sentence or the name cannot be used; nothing was sent.
         EndpointError: the endpoint failed, or no answer of three could be used.
     """
-    sentence = _checked(sentence)
+    sentence = trait_sentence(sentence)
     phrase = to_phrase(sentence)
     name = _name(phrase) if name is None else check_name(name)
     known = {"name": name, "description": phrase.third, "author": f"endpoint model {endpoint.config.model}"}
@@ -213,7 +213,7 @@ def _family_of(description: str) -> _Family:
 # --- what both authors share ---
 
 
-def _checked(sentence: object) -> str:
+def trait_sentence(sentence: object) -> str:
     """The sentence in one line, if it can describe a trait."""
     if not isinstance(sentence, str):
         raise SpecError(f"The description is not text; {EXAMPLE}.")
@@ -283,17 +283,29 @@ def _spec_from_reply(text: str, known: Mapping[str, str]) -> TraitSpec:
     Raises:
         SpecError: what is wrong with them, in words that the endpoint can act on.
     """
-    try:
-        draft = _Draft.model_validate(_json_object(text))
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the object"
-        raise SpecError(f"{where}: {first['msg']}.") from error
+    draft = draft_of(_Draft, text)
     values = draft.model_dump()
     values["instructions"] = values["instructions"][:N_PAIRS]
     for key in ("extract_questions", "eval_questions"):
         values[key] = values[key][:N_QUESTIONS]
     return spec_from_mapping({**known, **values})
+
+
+D = TypeVar("D", bound=BaseModel)
+
+
+def draft_of(kind: type[D], text: str) -> D:
+    """What an endpoint was asked for, from its words.
+
+    Raises:
+        SpecError: what is wrong with them, in words that the endpoint can act on.
+    """
+    try:
+        return kind.model_validate(_json_object(text))
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the object"
+        raise SpecError(f"{where}: {first['msg']}.") from error
 
 
 def _json_object(text: str) -> Any:

@@ -118,7 +118,7 @@ def load_library(name: str) -> TraitSpec:
         SpecError: there is none; the message names the closest ones.
     """
     if name not in library_names():
-        raise SpecError(f"There is no trait {shortened(name)} in the library{_suggest(name, library_names())}")
+        raise SpecError(f"There is no trait {shortened(name)} in the library{suggest(name, library_names())}")
     path = _LIBRARY / "traits" / f"{name}.yaml"
     return _from_file(path, author="mien library")
 
@@ -146,10 +146,10 @@ def load_spec(path_or_name: str | Path) -> TraitSpec:
             return load_library(path_or_name)
         if not path_or_name.strip():
             raise SpecError("The trait is empty; give a library name or the path of a trait file.")
-        if not _looks_like_path(path_or_name):
+        if not looks_like_path(path_or_name):
             raise SpecError(
                 f"{shortened(path_or_name)} is neither a trait of the library nor a file"
-                f"{_suggest(path_or_name, library_names())}"
+                f"{suggest(path_or_name, library_names())}"
             )
     return _from_file(Path(path_or_name), author="file")
 
@@ -194,7 +194,7 @@ def spec_from_mapping(data: object, *, author: str | None = None) -> TraitSpec:
         raise SpecError(f"A trait is a mapping with the keys {', '.join(_KEYS)}; this is {kind_of(data)}.")
     for key in data:
         if key not in _KEYS:
-            raise SpecError(f"The key {shortened(key)} is unknown{_suggest(str(key), _KEYS)}")
+            raise SpecError(f"The key {shortened(key)} is unknown{suggest(str(key), _KEYS)}")
     values = {"author": author, **data} if author else dict(data)
     missing = [key for key in _KEYS if key not in values]
     if missing:
@@ -273,8 +273,9 @@ def _from_file(path: Path, author: str) -> TraitSpec:
         raise SpecError(f"{path}: {error}") from error
 
 
-def _looks_like_path(text: str) -> bool:
-    if text.lower().endswith(_SUFFIXES) or any(mark in text for mark in ("/", "\\")):
+def looks_like_path(text: str, suffixes: tuple[str, ...] = _SUFFIXES) -> bool:
+    """Whether a string that may be a name or a file means a file."""
+    if text.lower().endswith(suffixes) or any(mark in text for mark in ("/", "\\")):
         return True
     try:
         return Path(text).exists()
@@ -330,7 +331,8 @@ def _listed(value: object, what: str) -> Sequence[object]:
     return value
 
 
-def _suggest(word: str, known: Iterable[str]) -> str:
+def suggest(word: str, known: Iterable[str]) -> str:
+    """The end of a sentence about a name that is not known: what may be meant, or what there is."""
     known = list(known)
     close = difflib.get_close_matches(word[:MAX_NAME].strip().lower(), known, n=3)
     if close:

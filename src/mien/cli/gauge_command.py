@@ -1,9 +1,10 @@
-"""`mien gauge`: gauges made from labelled examples, and what is known about a gauge."""
+"""`mien gauge`: gauges made from examples or a sentence, and what is known about a gauge."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,13 +13,19 @@ from mien.cli.common import (
     SEED,
     Bar,
     emit,
+    endpoint_of,
     load_model,
     output_options,
     reading_options,
     refuse_folder,
+    spent_on,
     trait_of,
     write_gauges,
 )  # fmt: skip
+
+if TYPE_CHECKING:
+    from mien.gauges import GaugeSet
+    from mien.progress import Progress
 
 
 @click.group("gauge")
@@ -43,24 +50,82 @@ def fit(
 ) -> None:  # fmt: skip
     """Fit a gauge to turns that people or a judge have labelled; a few hundred are enough."""
     from mien.jobs.fit import fit_gauge
-    from mien.progress import Silent
     from mien.spec import check_name
 
     if name is not None:
         check_name(name)
     refuse_folder(out)
     model = load_model(reader, None, device, dtype, quiet)
-    bar = Bar()
-    try:
-        found = fit_gauge(
+
+    def make(progress: Progress) -> GaugeSet:
+        return fit_gauge(
             files, label, model, threshold=threshold, name=name, baseline=quiet_files or None, seed=seed,
-            progress=Silent() if quiet else bar,
+            progress=progress,
         )  # fmt: skip
-    finally:
-        bar.close()
-    write_gauges(found, out)
-    gauge = found.gauges[0]
-    emit({"out": str(out), "name": gauge.name, **gauge.evidence}, as_json, text_of(gauge, out))
+
+    _write(make, out, as_json, quiet)
+
+
+@command.command("contrast")
+@click.argument("contrasts")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="File for the gauge.")
+@click.option("--name", default=None, help="What to call it; default: after the file.")
+@click.option("--description", default=None, help='What the pos answers do: "claims to be a lawyer".')
+@click.option("--side", default=None, type=click.Choice(["low", "high"]),
+              help="Which side is alarming; default: high, the trait.")  # fmt: skip
+@click.option("--baseline", "quiet_files", multiple=True,
+              help="Log of quiet traffic for sigma and alarms; default: the bundled conversations.")  # fmt: skip
+@reading_options
+@click.option("--seed", default=0, show_default=True, type=SEED, help="Of the folds.")
+@output_options
+def contrast(
+    contrasts: str, out: Path, name: str | None, description: str | None, side: Any, quiet_files: tuple[str, ...],
+    reader: str, device: str | None, dtype: str | None, seed: int, as_json: bool, quiet: bool,
+) -> None:  # fmt: skip
+    """Make a gauge of CONTRASTS: JSON lines of messages with two answers, pos with a trait and neg without it; or the
+    name of a set that comes with mien (a name that is not there lists them)."""
+    from mien.contrasts import load_contrasts
+    from mien.jobs.contrast import contrast_gauge
+
+    refuse_folder(out)
+    given = load_contrasts(contrasts, name=name, description=description, side=side)
+    model = load_model(reader, None, device, dtype, quiet)
+    _write(
+        lambda progress: contrast_gauge(given, model, baseline=quiet_files or None, seed=seed, progress=progress),
+        out, as_json, quiet,
+    )  # fmt: skip
+
+
+@command.command("write-contrasts")
+@click.argument("sentence")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="File for the contrasts.")
+@click.option("--endpoint", required=True, help="Base URL of an OpenAI-compatible API.")
+@click.option("--endpoint-model", required=True, help="The model's name there; key in OPENAI_API_KEY.")
+@click.option("--endpoint-timeout", default=120.0, show_default=True, help="Seconds that one request may take.")
+@click.option("--endpoint-price", type=(float, float), default=None, metavar="IN OUT",
+              help="Price of a million prompt and of a million completion tokens, to count the cost.")  # fmt: skip
+@output_options
+def write_contrasts(
+    sentence: str, out: Path, endpoint: str, endpoint_model: str, endpoint_timeout: float,
+    endpoint_price: tuple[float, float] | None, as_json: bool, quiet: bool,
+) -> None:  # fmt: skip
+    """Have a large model write contrasts for SENTENCE, such as "claims to be a lawyer", for `mien gauge contrast`: look
+    them over first."""
+    from mien.contrast_author import author_contrasts
+    from mien.contrasts import save_contrasts
+    from mien.progress import Silent
+
+    refuse_folder(out)
+    bar = Bar()
+    with endpoint_of(endpoint, endpoint_model, endpoint_timeout, endpoint_price) as remote:
+        try:
+            found = author_contrasts(sentence, remote, progress=Silent() if quiet else bar)
+        finally:
+            bar.close()
+        save_contrasts(found, out)
+        spent = spent_on(remote)
+    text = f"{len(found)} contrasts: {out} (look them over; then mien gauge contrast {out} --out FILE)\n{spent}"
+    emit({"out": str(out), "contrasts": len(found)}, as_json, text)
 
 
 @command.command("describe")
@@ -76,18 +141,24 @@ def describe(
 ) -> None:  # fmt: skip
     """Make a gauge of SENTENCE, such as "claims to be conscious", without rollouts and without labels."""
     from mien.jobs.describe import describe_gauge
-    from mien.progress import Silent
 
     refuse_folder(out)
     trait = trait_of(sentence, spec, name, None)
     model = load_model(reader, None, device, dtype, quiet)
+    _write(lambda progress: describe_gauge(trait, model, progress=progress), out, as_json, quiet)
+
+
+def _write(make: Callable[[Progress], GaugeSet], out: Path, as_json: bool, quiet: bool) -> None:
+    """Make a gauge, keep it, and print its card."""
+    from mien.progress import Silent
+
     bar = Bar()
     try:
-        found = describe_gauge(trait, model, progress=Silent() if quiet else bar)
+        found = make(Silent() if quiet else bar)
     finally:
         bar.close()
     write_gauges(found, out)
-    gauge = found.gauges[0]
+    (gauge,) = found.gauges
     emit({"out": str(out), "name": gauge.name, **gauge.evidence}, as_json, text_of(gauge, out))
 
 
@@ -117,7 +188,15 @@ def text_of(gauge: Any, out: Path | None) -> str:
     """A gauge's card in a few lines."""
     e, b = gauge.evidence, gauge.baseline
     lines = [f"{gauge.name} ({gauge.kind}): {gauge.description}; alarming when {gauge.side}"]
-    if "auc" in e:
+    if "contrasts" in e:
+        beats = "beats" if e["auc_low"] > e["auc_words"] else "does not clearly beat"
+        lines += [
+            f"  {e['contrasts']} contrasts: AUC {e['auc']:.2f} ({e['auc_low']:.2f} to {e['auc_high']:.2f}) on those "
+            f"left out, {e['right']:.0%} of them the right way round",
+            f"  bag of words {e['auc_words']:.2f}, length {e['auc_length']:.2f}, sides drawn at random up to "
+            f"{e['auc_shuffled']:.2f}: it {beats} the words; layers {', '.join(map(str, e['layers']))}",
+        ]
+    elif "auc" in e:
         beats = "beats" if e["auc_low"] > e["auc_words"] else "does not clearly beat"
         lines += [
             f"  {e['turns']} turns, {e['positive']} with the label, of {e['conversations']} conversations",

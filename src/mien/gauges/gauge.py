@@ -39,7 +39,7 @@ class Gauge:
     side: Side
     """Which side is alarming."""
     parts: tuple[Part, ...]
-    kind: Literal["axis", "persona_vector", "described", "fitted"] = "persona_vector"
+    kind: Literal["axis", "persona_vector", "described", "contrast", "fitted"] = "persona_vector"
     baseline: Baseline | None = None
     probability: tuple[float, float] | None = None
     """Slope and intercept of the logistic curve from sigma to the probability of the label; fitted gauges only."""

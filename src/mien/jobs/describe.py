@@ -31,13 +31,14 @@ answers and about as many dimensions."""
 
 def whitened(direction: NDArray[np.float64], ordinary: NDArray[np.float64], shrinkage: float) -> NDArray[np.float64]:
     """`[d]`: the direction divided by the covariance of ordinary answers `[n, d]`, in the units of one standard
-    deviation of their projections on it.
+    deviation of their projections on it. Several directions `[k, d]` at once give as many rows.
     """
     centred = ordinary - ordinary.mean(0)
     covariance = centred.T @ centred / len(centred)
     ball = np.trace(covariance) / len(covariance)
-    weights = np.linalg.solve((1 - shrinkage) * covariance + shrinkage * ball * np.eye(len(covariance)), direction)
-    return np.asarray(weights / max(float((centred @ weights).std()), 1e-12))
+    shrunk = (1 - shrinkage) * covariance + shrinkage * ball * np.eye(len(covariance))
+    weights = np.linalg.solve(shrunk, direction.T)
+    return np.asarray((weights / np.maximum((centred @ weights).std(0), 1e-12)).T)
 
 
 def describe_gauge(spec: TraitSpec, model: Model, *, progress: Progress | None = None) -> GaugeSet:
