@@ -429,7 +429,7 @@ def test_traits_that_come_with_mien_can_be_pushed_along() -> None:
 
     found = bundled_gauges("smollm2-135m")
     assert found is not None
-    assert [g.name for g in found.gauges if g.push is None] == ["delusion_feeding"]  # it was never extracted
+    assert [g.name for g in found.gauges if g.push is None] == ["escalating", "delusion_feeding"]  # never extracted
     for gauge in found.gauges:
         assert gauge.push is None or float(np.linalg.norm(gauge.push.vector)) > 5
 

@@ -34,8 +34,9 @@ REPO = Path(__file__).resolve().parent.parent
 OUT = REPO / "src" / "mien" / "library" / "gauges" / "smollm2-135m.safetensors"
 DESCRIBED = ("delusion_feeding",)
 """Traits whose vector is weak, and whose description reads real answers better than their contrasts do."""
-CONTRASTS = ("sentience_claiming", "escalating", "pushing_back")
-"""Sets whose gauge reads real answers better than a vector from rollouts does, or where there is none."""
+CONTRASTS = ("sentience_claiming", "escalating")
+"""Sets whose gauge reads real answers better than a vector from rollouts does, or where there is none; and whose side
+is an alarm: that nobody is contradicted is quite ordinary."""
 
 
 def persona_vectors(model: Model) -> list[Gauge]:
