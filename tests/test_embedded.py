@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
 from mien.card import Card
+from mien.evidence import auc
 from mien.gauges import bundled_gauges
 from mien.spec import load_spec, save_spec
 from processes import command, mien
@@ -64,8 +66,13 @@ def test_the_card_has_what_programs_need(made: dict[str, Any], home: Path) -> No
 
 
 def test_evil_is_a_trait_that_this_model_has(made: dict[str, Any]) -> None:
-    """Eighteen answers are enough for the judge to see it, not for a direction to be trusted, and the card says so."""
-    assert made["judge"]["auc"] > 0.5
+    """Eighteen answers tell which instruction they were written under; a direction of them cannot be trusted, and the
+    card says so. (How well the trait is judged by other pairs is chance, of so few.)"""
+    lines = (Path(made["out"]) / "run" / "scores.jsonl").read_text().splitlines()
+    known = [row for row in map(json.loads, lines) if row["raw"] is not None]
+    sides = np.array([row["id"].split("/")[3] == "pos" for row in known])
+    assert len(known) >= 16
+    assert auc(np.array([row["raw"] for row in known]), sides) > 0.6
     assert made["rollouts"]["kept"] >= 6
     assert made["kl_per_token"] > 0
     assert made["verdict"] == "weak"
