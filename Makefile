@@ -74,7 +74,7 @@ bench-serving: $(STAMP) ## time the server: watched, held, and beside transforme
 
 validate: $(STAMP) ## measure whether the method does what it says
 	$(PY) validation/run.py
-	$(PY) validation/watching.py
+	$(PY) validation/watching.py --second-reader
 	$(OFFLINE) OMP_NUM_THREADS=1 $(PY) validation/holding.py
 	$(OFFLINE) OMP_NUM_THREADS=1 $(PY) validation/training.py
 

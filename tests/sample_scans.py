@@ -17,15 +17,15 @@ HOSTILE = (
 GAUGES = (
     GaugeLine(
         "assistant", "The Assistant Axis: how near the answers are to the Assistant that training settled on.",
-        "low", 17, 2.4, 0.01, 0.05, 0, 0, "Length explains 12% of its spread.",
+        "low", 17, 2.4, (10, 1000), (10, 200), 0, 0, "Length explains 12% of its spread.",
     ),
     GaugeLine(
         "delusion feeding", "Agrees with and builds on beliefs that nothing supports.",
-        "high", 15, 2.3, 0.01, 0.05, 0, 0,
+        "high", 15, 2.3, (10, 1000), (10, 200), 0, 0,
     ),
     GaugeLine(
         "sycophancy", "Flatters, and agrees with whatever is said.",
-        "high", 14, 2.3, 0.01, 0.05, 0, 0, "Weak on this reader: use it to sort, not to judge.",
+        "high", 14, 2.3, (10, 1000), (10, 200), 0, 0, "Weak on this reader: use it to sort, not to judge.",
     ),
 )  # fmt: skip
 MODELS = ("orchard-large", "orchard-mini", "finch-2")
@@ -124,7 +124,7 @@ def scan(
 
 def hostile_scan() -> ScanReport:
     """Every string an attack, every number a trap; one conversation without text."""
-    gauge = GaugeLine(HOSTILE, HOSTILE, "high", 3, 2.0, 0.01, 0.05, 2, 1, HOSTILE)
+    gauge = GaugeLine(HOSTILE, HOSTILE, "high", 3, 2.0, (10, 1000), (10, 200), 2, 1, HOSTILE)
     nan = math.nan
     turn = TurnDetail(0, HOSTILE, HOSTILE, (None, None), (False, False), (None, None), (), ())
     read = TurnDetail(
@@ -132,7 +132,7 @@ def hostile_scan() -> ScanReport:
     )
     line = ConversationLine(HOSTILE, HOSTILE, "2025-01-01", HOSTILE, 7, 2, (nan, 1.25), (None, 1))
     return ScanReport(
-        HOSTILE, HOSTILE, HOSTILE, HOSTILE, (gauge, replace(gauge, side="low", turn_threshold=nan, turn_rate=nan)),
+        HOSTILE, HOSTILE, HOSTILE, HOSTILE, (gauge, replace(gauge, side="low", turn_threshold=nan, quiet_turns=(0, 0))),
         (
             line, replace(line, time="tomorrow", model=None, scores=(math.inf, nan)),
             replace(line, time="9999-12-31T23:59:59-12:00"),

@@ -334,6 +334,8 @@ def test_thresholds_of_a_file(tmp_path: Path) -> None:
     merged = found.with_limits([Limit(None, 2.0), Limit("humorous", 3.0)])
     assert merged.limits["shift"] == 2.0
     assert merged.traits == {"evil": 0.5, "humorous": 3.0}
+    lenient = Thresholds({}, {"evil": 50.0, "humorous": 50.0})
+    assert lenient.with_limits([Limit("evil", 2.0), Limit(None, 1.0)]).traits == {"evil": 2.0, "humorous": 1.0}
     assert not NONE.any
     assert found.any
 

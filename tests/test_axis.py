@@ -23,10 +23,11 @@ import tiny
 from fake_endpoint import FakeEndpoint, Step, ok
 from mien import api
 from mien.card import LayerEvidence
-from mien.directions import Direction, load_direction
+from mien.directions import Direction, load_direction, save_direction
 from mien.endpoint import Endpoint
 from mien.engines.hf import HfEngine
 from mien.errors import InputError, NothingKeptError, RunError
+from mien.home import folder_for
 from mien.jobs import axis as job
 from mien.jobs.axis import Cast, choose_layer, make_axis, means, verdict
 from mien.jobs.axis_report import _not_played
@@ -35,6 +36,7 @@ from mien.models import Model, wrap
 from mien.records import Rollout
 from mien.roles import Role, RoleSet
 from mien.store import RunFolder
+from random_models import direction_of
 
 Files = dict[str, bytes]
 LOUD = ("SHOUT!", "BE LOUD!", "YELL AT ALL!")
@@ -253,6 +255,16 @@ def test_a_folder_that_holds_another_run_is_refused_and_left_alone(
         make_axis(**{"roles": ROLES, "engine": engine, "out": made[1], "max_tokens": 12, **change})
     assert said in str(caught.value)
     assert files(made[1]) == before
+
+
+def test_from_python_the_traits_that_are_kept_are_on_the_map_too(
+    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, changes in {"shouty": {}, "other": {"fingerprint": "0" * 16}}.items():
+        save_direction(direction_of(model, name=name, kind="persona_vector", **changes), folder_for("taught", name))
+    monkeypatch.setattr(api, "load_roles", lambda: ROLES)
+    api.axis(model, n_roles=5, out=tmp_path / "x")
+    assert [trait["name"] for trait in json.loads((tmp_path / "x" / "map.json").read_text())["traits"]] == ["shouty"]
 
 
 @pytest.mark.parametrize(

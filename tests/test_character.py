@@ -6,19 +6,23 @@ import math
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 import tiny
 from mien.chat import ask
+from mien.directions import save_direction
 from mien.engines.hf import HfEngine
 from mien.errors import FormatError, InputError, NothingKeptError, RunError, SpecError
+from mien.home import folder_for
 from mien.jobs.adapters import TrainResult
 from mien.jobs.character import Lessons, train_character
 from mien.models import load
 from mien.records import Sampling, WriteRequest
 from mien.training.constitution import Constitution, load_constitution
+from mien.training.curve import Limit
 from mien.training.preference import (
     Pair,
     base_logprobs,
@@ -195,3 +199,21 @@ def test_a_constitution_that_changes_nothing_is_refused(tmp_path: Path) -> None:
         )  # fmt: skip
     with pytest.raises(InputError, match="plain method"):
         train_character(shouter(), MODEL, tmp_path, replace(QUICK, method="kl"), LESSONS)
+
+
+@pytest.mark.parametrize("more", [{"stop_at": Limit(1.0, True)}, {"drop": 0.1}, {"hold_out": 0.1}])
+def test_what_a_constitution_is_not_taught_with_is_refused(more: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="leave --stop-at-shift, --drop and --hold-out out"):
+        train_character(shouter(), MODEL, tmp_path, replace(QUICK, **more), LESSONS, track=[loud()])
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_should_become_of_a_trait_is_measured_or_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MIEN_HOME", str(tmp_path / "home"))
+    told = replace(shouter(), traits={"loud": "up", "no_such_trait": "down"})
+    with pytest.raises(InputError, match="no_such_trait"):
+        train_character(told, MODEL, tmp_path / "out", QUICK, LESSONS, track=[loud()])
+    save_direction(loud(), folder_for(MODEL.info.id, "loud"))
+    card = train_character(replace(told, traits={"loud": "up"}), MODEL, tmp_path / "out", QUICK, LESSONS, track=[]).card
+    (found,) = card["shift"]["own_answers"]
+    assert (found["name"], found["wanted"]) == ("loud", "up")

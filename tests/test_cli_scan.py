@@ -113,6 +113,19 @@ def test_another_log_in_the_same_folder_replaces_the_results_and_says_so(
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["of"] == "other.jsonl"
 
 
+def test_a_folder_may_take_its_own_results(model: Path, gauge_file: Path, tmp_path: Path, run: Run) -> None:
+    write_log(tmp_path / "a.jsonl", [talk(3, 40)])
+    (tmp_path / "run").mkdir()
+    write_log(tmp_path / "run" / "b.jsonl", [talk(3, 41)])
+    write_log(tmp_path / "summary.json", [talk(3, 42)])
+    words = scan_words(tmp_path, model, gauge_file, tmp_path, "--json", "--quiet")
+    assert json.loads(run(*words).out)["conversations"] == 3, "until a run lies there, these are logs like others"
+    write_log(tmp_path / "c.jsonl", [talk(3, 43)])
+    for _ in range(2):
+        again = json.loads(run(*words).out)
+        assert (again["conversations"], again["skipped"]) == (2, 0)
+
+
 def test_scan_says_in_words_where_the_bot_left(
     log: Path, model: Path, gauge_file: Path, tmp_path: Path, run: Run
 ) -> None:
@@ -403,6 +416,14 @@ def test_what_is_no_baseline_is_one_sentence_and_nothing_is_written(
     refused(done, error, said)
     assert sorted(p.name for p in tmp_path.iterdir()) == before
     assert list((bad / "folder").iterdir()) == []
+
+
+def test_a_baseline_says_what_it_left_out(direction: Path, model: Path, tmp_path: Path, run: Run) -> None:
+    silent = {"messages": [{"role": "user", "content": "Is anybody there?"}]}
+    log = write_log(tmp_path / "q.jsonl", [*(talk(5, seed) for seed in range(20)), "{", silent])
+    done = run("baseline", log, "--direction", direction, "--reader", model, "--out", tmp_path / "g")
+    assert done.code == 0
+    assert f"2 records skipped; the first: {log} line 21, it is not JSON" in done.err
 
 
 # mien gauge

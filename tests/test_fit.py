@@ -15,9 +15,10 @@ import tiny
 from mien.errors import InputError
 from mien.evidence import auc
 from mien.gauges import GaugeSet, load_gauges, save_gauges
-from mien.jobs.fit import Trial, choose, fit_gauge, target_of
+from mien.jobs.fit import Trial, choose, fit_gauge, gather, target_of
 from mien.jobs.scan import scan
 from mien.probes import bag_of_words, cross_fitted, fit_probe, grouped_folds, interval
+from mien.progress import Silent
 from test_scan import reader, talk, write_log
 
 
@@ -100,6 +101,18 @@ def test_labels_that_do_not_do(
 def test_logs_without_labels(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="turn_labels"):
         fit_gauge([write_log(tmp_path / "l.jsonl", [talk(3, 1)])], "x", reader())
+
+
+def test_records_that_cannot_be_read_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Notes(Silent):
+        def note(self, text: str) -> None:
+            notes.append(text)
+
+    notes: list[str] = []
+    monkeypatch.setenv("MIEN_CACHE", str(tmp_path / "cache"))
+    log = write_log(tmp_path / "l.jsonl", [*labelled(8, 1), {"turns": []}])
+    assert len(gather([log], "shouting", 2, reader(), Notes()).texts) == 40
+    assert notes == [f"1 record skipped: {log} line 9, it has no messages"]
 
 
 def test_reading_again_comes_from_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -144,6 +144,8 @@ def test_text_parts_are_joined_by_lines(tmp_path: Path) -> None:
         {"turns": [USER, BOT], "messages": []},
         {"messages": None, "conversation": [USER, BOT]},
         {"conversations": [{"from": "human", "value": "Is it raining?"}, {"from": "gpt", "value": "It is."}]},
+        {"conversations": [{"from": "human", "value": "Is it raining?"}, {"from": "bard", "value": "It is."}]},
+        {"turns": [{"speaker": "Customer", "text": "Is it raining?"}, {"speaker": "Agent", "text": "It is."}]},
         {"request": {"messages": [USER]}, "response": {"choices": [{"message": BOT}]}},
         {"request": {"body": {"messages": [USER]}}, "response": {"body": {"choices": [{"message": BOT}]}}},
         {
@@ -473,6 +475,22 @@ def test_conversations_that_the_bot_begins(tmp_path: Path) -> None:
     assert [len(said(record)) for record in all_of(put(tmp_path, "a.txt", text))] == [2, 2]
 
 
+def test_transcripts_of_a_help_desk(tmp_path: Path) -> None:
+    for answers in ("Agent", "Representative", "Bot"):
+        text = f"Customer: Is it raining?\n**{answers}:** It is.\n"
+        assert said(one(put(tmp_path, "a", text))) == PAIR
+        assert said(one(put(tmp_path, "a.txt", f"{answers}: Hello.\n{text}"))) == [("assistant", "Hello."), *PAIR]
+
+
+def test_names_of_a_help_desk_in_other_transcripts_are_what_is_said(tmp_path: Path) -> None:
+    text = "User: An invoice?\nAssistant: Here:\nCustomer: ACME\nAgent: Bo\nUser: Thanks,\nAgent: Bo\n"
+    assert said(one(put(tmp_path, "a.txt", text))) == [
+        ("user", "An invoice?"),
+        ("assistant", "Here:\nCustomer: ACME\nAgent: Bo"),
+        ("user", "Thanks,\nAgent: Bo"),
+    ]
+
+
 def test_broken_plain_text(tmp_path: Path) -> None:
     text = b"User: a\nAssistant: b\xff\n---\nUser: \n---\nUser: c\n"
     assert outline(all_of(put(tmp_path, "a.txt", text))) == [
@@ -509,6 +527,17 @@ def test_a_row_for_each_message(tmp_path: Path, name: str, delimiter: str) -> No
     assert isinstance(first, LoggedConversation)
     assert (first.id, first.indices, first.model, first.time) == ("c1", (0, 2), "m", "2024-01-01T00:00:00Z")
     assert outline([first, second]) == [(2, "c1"), (6, "c2")]
+
+
+def test_rows_in_the_order_of_time_are_not_read_as_other_conversations(tmp_path: Path) -> None:
+    rows = [["conversation_id", "role", "content"]]
+    rows += [[id, role, "x"] for role in ("user", "assistant") for id in ("a", "b")]
+    reason = "the rows of conversation {!r} do not follow one another; sort the table by conversation"
+    assert outline(all_of(put(tmp_path, "a.csv", table(rows)))) == [
+        *((2, "a"), (3, "b")),
+        *((4, reason.format("a")), (5, reason.format("b"))),
+    ]
+    assert outline(all_of(put(tmp_path, "b.csv", table([rows[0], *sorted(rows[1:])])))) == [(2, "a"), (4, "b")]
 
 
 def test_a_row_for_each_conversation(tmp_path: Path) -> None:
@@ -780,7 +809,10 @@ BROKEN = [
     (b"[]", "it has no messages"),
     (b'{"messages": "hello"}', "no messages can be found in it"),
     (b'{"messages": [1, 2]}', "none of its messages is by a system, user or assistant"),
-    (b'{"messages": [{"role": "tool", "content": "x"}]}', "none of its messages is by a system, user or assistant"),
+    (
+        b'{"messages": [{"role": "tool", "content": "x"}, {"role": "user2", "content": "x"}]}',
+        "none of its messages is by a system, user or assistant; the first is by 'tool'",
+    ),
     (b'{"messages": [{"role": "user", "content": ""}]}', "its messages have no text"),
     (b'{"messages": [{"role": "user", "content": null}]}', "its messages have no text"),
     (b"[" * 200_000 + b"]" * 200_000, "it is nested too deeply"),

@@ -18,8 +18,8 @@ from scipy.stats import binom, binomtest
 
 from mien.errors import RunError
 from mien.report import scan_embed, scan_words
-from mien.report.scan_counts import Share, by_model, by_period, chance_range, timeline, views
-from mien.report.scan_data import ConversationDetail, ConversationLine, GaugeLine, ScanReport
+from mien.report.scan_counts import Share, by_model, by_period, chance_range, day_of, timeline, views
+from mien.report.scan_data import ConversationDetail, ConversationLine, GaugeLine, ScanReport, Tallies, Tally, Together
 from mien.report.scan_page import render_scan, write_scan_page
 from sample_scans import HOSTILE, hostile_scan, scan
 from test_report_card import BROWSER_FLAGS, ScriptedPage, browse
@@ -131,7 +131,7 @@ def test_numbers_of_the_page_are_the_reports() -> None:
         )
         assert f"{gauge.name} {row}" in text
     anywhere = sum(max(line.scores) >= 1 for line in report.conversations)
-    assert f"On at least one of the 3 gauges: {anywhere} of 840." in text
+    assert f"On at least one of the 3 gauges: {anywhere} of 840; by chance alone: 42 to 126." in text
     assert shown(html, "any").startswith(f"{anywhere} of 840 conversations drifted on at least one gauge")
     assert "By chance alone between 42 and 126 would" in text
     assert f"840 conversations, {report.n_turns:,} turns, {report.n_tokens:,} tokens · read by SmolLM2" in text
@@ -162,25 +162,54 @@ def test_lines_and_texts_reach_the_script_whole() -> None:
 
 
 @pytest.mark.parametrize(
-    ("drifted", "total", "rate", "standing", "said"),
+    ("drifted", "total", "quiet", "standing", "said"),
     [
-        (12, 840, 0.05, "fewer", "Fewer than chance alone would make: as a whole these logs show no drift."),
-        (40, 840, 0.05, "same", "No more than chance alone can make: the count by itself is no evidence of drift."),
-        (90, 840, 0.05, "more", "More than chance alone would make: these conversations read unlike the baseline."),
-        (1, 1, 0.05, "unknown", "One conversation says nothing about a rate"),
-        (3, 40, math.nan, "unknown", "How many would by chance alone is not known"),
-        (0, 40, 0.0, "unknown", "How many would by chance alone is not known"),
-        (0, 40, 0.01, "same", "By chance alone fewer than one would (1%)"),
+        (12, 840, (50, 1000), "fewer", "Fewer than chance alone would make: as a whole these logs show no drift."),
+        (40, 840, (50, 1000), "same", "No more than chance alone can make: the count by itself is no evidence"),
+        (90, 840, (50, 1000), "more", "More than chance alone would make: these conversations read unlike"),
+        (90, 840, (5, 100), "same", "By chance alone about 42 would: 5 of 100 ordinary conversations drifted, 5% ["),
+        (1, 1, (5, 100), "unknown", "One conversation says nothing about a rate"),
+        (3, 40, (0, 0), "unknown", "How many would by chance alone is not known"),
+        (0, 40, (0, 100), "same", "By chance alone fewer than one would: 0 of 100 ordinary conversations drifted, 0%"),
     ],
 )
-def test_a_count_is_set_beside_chance(drifted: int, total: int, rate: float, standing: str, said: str) -> None:
-    gauge = GaugeLine("assistant", "d", "low", 3, 2.0, 0.01, rate, 0, drifted)
+def test_a_count_is_set_beside_chance(
+    drifted: int, total: int, quiet: tuple[int, int], standing: str, said: str
+) -> None:
+    gauge = GaugeLine("assistant", "d", "low", 3, 2.0, (1, 100), quiet, 0, drifted)
     lines = tuple(
         ConversationLine(f"c{k}", None, None, "f", k, 4, (1.5 if k < drifted else 0.5,), (None,)) for k in range(total)
     )
     report = replace(scan(0, details=0), gauges=(gauge,), conversations=lines, n_turns=4 * total)
     assert scan_words.standing(views(report)[0]) == standing
     assert said in ScanPage(render_scan(report)).text
+
+
+def test_gauges_that_share_limits_have_one_rate_together_and_others_bounds() -> None:
+    report = scan(840)
+    quiet = ((4, 126), (0, 126), (2, 126))
+    each = tuple(replace(g, quiet_conversations=q) for g, q in zip(report.gauges, quiet, strict=True))
+    first, second, _, together = views(replace(report, gauges=each, together=Together(0.05, (6, 126))))
+    assert scan_words.by_chance(first).replace("\N{NO-BREAK SPACE}", " ") == (
+        "By chance alone about 27 would: 4 of 126 ordinary conversations drifted, 3.2% [1.2%, 7.9%]; "
+        "in logs of this size 5 to 82 can be chance."
+    )
+    assert (second.chance, scan_words.expected_range(second)) == ((0.0, 0.0), "<25 (<3%)")
+    assert together.quiet == Share(6, 126)
+    assert scan_words.by_chance(together).startswith(
+        "By chance alone about 40 would: the alarm is set so that 5% of ordinary conversations drift on any gauge, "
+        "and 6 of 126 did, 4.8% ["
+    )
+    apart = views(replace(report, gauges=each))[-1]
+    assert apart.chance == pytest.approx((4 / 126, 6 / 126))
+    assert apart.margin == pytest.approx((Share(4, 126).interval[0], sum(Share(*q).interval[1] for q in quiet)))
+    assert "By chance alone between 27 and 40 would" in scan_words.by_chance(apart)
+    calm = views(replace(report, gauges=each[:2]))[-1]
+    assert scan_words.by_chance(calm).startswith(
+        "By chance alone about 27 would: each gauge has false alarms of its own"
+    )
+    alone = views(replace(report, gauges=each[:1], together=Together(0.05, (4, 126))))[0]
+    assert "so that 5% of ordinary conversations drift on it, and 4 of 126" in scan_words.by_chance(alone)
 
 
 @pytest.mark.parametrize(
@@ -270,6 +299,41 @@ def test_many_models_share_a_row_behind_the_largest() -> None:
     assert rows[-1][0] == "31 others"
     assert sum(n for _, n, _ in rows) == 1000
     assert sum(part.count for *_, part in rows) == 500
+
+
+def tally(lines: list[ConversationLine]) -> Tally:
+    gone = [[value >= 1 for value in line.scores] for line in lines]
+    return Tally(len(lines), (*(sum(of_gauge) for of_gauge in zip(*gone, strict=True)), sum(map(any, gone))))
+
+
+def test_conversations_that_are_not_listed_are_counted() -> None:
+    """By model and by period, on every gauge and on any: what the page says of all, with the worst of them listed."""
+    whole = scan(600, share=0.1)
+    whole = replace(whole, conversations=(*whole.conversations[:-1], replace(whole.conversations[-1], time=None)))
+    models: dict[str | None, list[ConversationLine]] = {}
+    days: dict[int, list[ConversationLine]] = {}
+    for line in whole.conversations:
+        models.setdefault(line.model, []).append(line)
+        if (day := day_of(line.time)) is not None:
+            days.setdefault(day, []).append(line)
+    tallies = Tallies(
+        tally(list(whole.conversations)), tuple((name, tally(part)) for name, part in models.items()),
+        tuple((day, tally(part)) for day, part in days.items()),
+    )  # fmt: skip
+    worst = sorted(whole.conversations, key=lambda line: -max(line.scores))[:20]
+    short = replace(whole, conversations=tuple(worst), details=(), left_out=580, tallies=tallies)
+    periods, of_worst = timeline(whole), timeline(short)
+    assert periods
+    assert of_worst
+    assert (of_worst.names, of_worst.known, of_worst.drawn) == (periods.names, 599, 599)
+    assert len(of_worst.places) == 20
+    for one, other in zip(views(whole), views(short), strict=True):
+        assert other.drifted == one.drifted
+        assert by_model(short, other) == by_model(whole, one)
+        assert by_period(of_worst, other) == by_period(periods, one)
+    text = ScanPage(render_scan(short)).text
+    assert "580 conversations more were read and counted above; the list below is of the worst" in text
+    assert "The time of 1 conversation is not known." in text
 
 
 def test_ten_thousand_conversations_fit() -> None:

@@ -6,6 +6,8 @@ import functools
 import json
 import os
 import random
+from dataclasses import replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,12 @@ from mien.jobs.scan import chosen, scan
 from mien.logs import LoggedConversation, read_logs
 from mien.models import Model, wrap
 from mien.records import Rollout
+from mien.report.scan_counts import Share, views
+from mien.report.scan_data import ScanReport, Together
+from mien.scanning.chunks import ChunkFolder
+from mien.scanning.rows import DETAILS_A_CHUNK
+from mien.scanning.summary import Totals, count_up, report_of, summary_of
+from test_report_scan import embedded
 
 COLUMNS = ["conversation", "message_index", "role", "gauge", "projection", "sigma", "probability", "alarm"]
 
@@ -135,6 +143,74 @@ def test_the_drifting_conversation_is_found_where_it_left(gauges: GaugeSet, tmp_
     assert "RED" in page
 
 
+def texts_of(out: Path) -> list[dict[str, Any]]:
+    """The conversations whose text is on the page."""
+    return embedded((out / "report.html").read_text("utf-8"))[1]
+
+
+def test_every_drifted_conversation_has_its_text(
+    gauges: GaugeSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many of them stand in one chunk; those that are too long for that count among the rest, worst first."""
+    drifting = json.loads(logs(tmp_path).read_text("utf-8").splitlines()[-1])
+    copies = [{**drifting, "id": f"c{i}"} for i in range(30)]
+    calm = [talk(3, seed) for seed in range(40, 60)]
+    path = write_log(tmp_path / "many.jsonl", [*calm, *copies])
+    loud = chosen(gauges, ["loud"])
+    summary = scan([path], reader(), tmp_path / "out", gauges=loud)
+    assert summary["drifted"] >= 30
+    assert len(texts_of(tmp_path / "out")) == summary["drifted"] + min(DETAILS_A_CHUNK, 50 - summary["drifted"])
+    room = 4 * sum(len(m["content"]) for m in drifting["messages"])
+    monkeypatch.setattr("mien.scanning.rows.DRIFTED_CHARACTERS", room)
+    scan([path], reader(), tmp_path / "less", gauges=loud)
+    assert [t["index"] for t in texts_of(tmp_path / "less")][:20] == list(range(20))
+    assert len(texts_of(tmp_path / "less")) < 25
+
+
+def test_by_chance_is_what_quiet_traffic_reached(gauges: GaugeSet) -> None:
+    """Of each gauge, and of any where all gauges are read that share limits, and no others."""
+    first, second = (g.baseline for g in gauges.gauges)
+    assert first
+    assert second
+    totals = Totals(conversations=1000, turns=5000, alarms=[0, 0], left=[0, 0])
+
+    def report(which: GaugeSet) -> ScanReport:
+        return report_of(totals, which, ChunkFolder(Path("none")), "t", "m")
+
+    both = report(gauges)
+    assert [g.quiet_conversations for g in both.gauges] == [(b.conversation_hits, 30) for b in (first, second)]
+    assert [g.quiet_turns for g in both.gauges] == [(b.turn_hits, 150) for b in (first, second)]
+    assert both.together == Together(0.05, (first.any_conversation_hits, 30))
+    told = summary_of(totals, gauges, ChunkFolder(Path("none")))["gauges"]
+    assert [g["drifted_expected"] for g in told] == [round(1000 * b.conversation_hits / 30, 2) for b in (first, second)]
+    assert report(chosen(gauges, ["odd"])).together is None
+    other = replace(gauges.gauges[1], baseline=replace(second, any_turn_hits=second.any_turn_hits + 1))
+    assert report(replace(gauges, gauges=(gauges.gauges[0], other))).together is None
+    assert report(replace(gauges, gauges=(gauges.gauges[0], replace(other, baseline=None)))).together is None
+
+
+def test_counts_are_of_all_conversations_however_few_are_listed(
+    gauges: GaugeSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = [json.loads(line) for line in logs(tmp_path).read_text("utf-8").splitlines()]
+    times = ["2025-03-01T08:00:00Z", "2025-03-02T23:00:00-02:00", None]
+    dated = [{**record, "timestamp": times[i % 3]} for i, record in enumerate(records)]
+    scan([write_log(tmp_path / "dated.jsonl", dated)], reader(), tmp_path / "out", gauges=gauges)
+    folder = ChunkFolder(tmp_path / "out" / "run")
+    monkeypatch.setattr("mien.scanning.summary.LISTED", 3)
+    totals = count_up(folder, 1, gauges)
+    report = report_of(totals, gauges, folder, "t", "m")
+    assert report.tallies
+    drifted = report.tallies.all.drifted
+    assert (len(report.conversations), report.left_out, report.tallies.all.total) == (3, 18, 21)
+    assert drifted == (*totals.left, totals.drifted)
+    assert {name: part.total for name, part in report.tallies.models} == {"m0": 10, "m1": 11}
+    assert [sum(part.drifted[k] for _, part in report.tallies.models) for k in range(3)] == list(drifted)
+    first = date(2025, 3, 1).toordinal()
+    assert {day: part.total for day, part in report.tallies.days} == {first: 7, first + 2: 7}
+    assert views(report)[-1].drifted == Share(totals.drifted, 21)
+
+
 def test_it_goes_on_with_what_is_new(gauges: GaugeSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from mien.scanning import chunks, work
 
@@ -207,8 +283,6 @@ def test_whatever_logs_hold(gauges: GaugeSet, tmp_path: Path) -> None:
 
 
 def test_gauges_of_another_reader_are_refused(gauges: GaugeSet, tmp_path: Path) -> None:
-    from dataclasses import replace
-
     with pytest.raises(InputError, match="cannot be read by tiny"):
         scan([logs(tmp_path)], reader(), tmp_path / "out", gauges=replace(gauges, fingerprint="0" * 64))
     assert not (tmp_path / "out").exists()

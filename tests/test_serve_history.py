@@ -55,8 +55,9 @@ def history(address: str) -> Iterator[History]:
 
 def test_a_turn_comes_back_as_it_was(history: History) -> None:
     first = replace(
-        turn("c", 1, messages=["Hi", "Hello"], assistant=None, evil="turn"), held=True, fired=0.125, source="posted"
-    )
+        turn("c", 1, messages=["Hi", "Hello"], assistant=None, evil="turn"), held=True, fired=0.125, source="posted",
+        owner="alice",
+    )  # fmt: skip
     second = turn("c", 3, messages=["Hi", "Hello", "And?", "So."], assistant="drift")
     history.record(second)
     history.record(first)
@@ -238,6 +239,22 @@ def test_a_conversation_is_off_as_its_latest_turn_says(history: History) -> None
     assert not history.is_off("c")
     assert history.alarm_kinds("c", ["axis"]) == {"drift"}
     assert history.alarm_kinds("c", []) == frozenset()
+
+
+def test_drift_under_another_key_keeps_no_alarm_from_being_told(history: History) -> None:
+    told = [history.record(turn("c", 1, axis="drift"))]
+    for i, owner in ((1, "bob"), (3, "bob"), (3, "alice")):
+        told.append(history.record(replace(turn("c", i, f"{owner}-{i}", axis="drift"), owner=owner)))
+    assert [len(alarms) for alarms in told] == [1, 1, 0, 1]
+
+
+def test_alarms_of_an_owner_are_those_of_its_own_answers(history: History) -> None:
+    """Whoever knows a conversation's id may post readings under it."""
+    history.record(replace(turn("c", 1, axis="drift"), source="posted", owner="bob"))
+    history.record(replace(turn("c", 3, axis="turn"), owner="alice"))
+    assert history.alarm_kinds("c", owner="bob") == history.alarm_kinds("c", owner="") == frozenset()
+    assert history.alarm_kinds("c", ["axis"], owner="alice") == {"turn"}
+    assert history.alarm_kinds("c") == {"drift", "turn"}
 
 
 # Any sequence, beside a plain list
@@ -595,6 +612,23 @@ def test_a_place_where_no_file_can_be_is_a_sentence(tmp_path: Path, where: str) 
     with pytest.raises(MienError) as error:
         History(f"sqlite:///{tmp_path}/{where}")
     assert "cannot be" in sentence(error)
+
+
+def test_a_history_of_the_first_version_is_gone_on_with(tmp_path: Path) -> None:
+    """It did not keep whose key a turn was asked for with."""
+    path = tmp_path / "old.db"
+    with History(f"sqlite:///{path}") as history:
+        (told,) = history.record(turn("c", 1, axis="turn"))
+        was = history.conversation("c")
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript("ALTER TABLE mien_turns DROP COLUMN owner; UPDATE mien_schema SET version = 1;")
+    for _ in range(2):
+        with History(f"sqlite:///{path}") as history:
+            assert history.conversation("c") == was
+            assert history.alarms() == [told]
+    with History(f"sqlite:///{path}") as history:
+        history.record(replace(turn("c", 3), owner="alice"))
+        assert [t.owner for t in history.conversation("c")] == ["", "alice"]
 
 
 def test_a_history_of_another_version_is_refused(address: str) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import logging
 import socket
+import sqlite3
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +18,14 @@ import openai
 import pytest
 
 import serving
+from mien.chat import Chat
 from mien.errors import InputError
 from mien.gauges import save_gauges
-from mien.serve.conductor import Limits
+from mien.records import Conversation
+from mien.serve.conductor import READ_AT_ONCE, Limits
 from mien.serve.security import Keys, parse_keys, require_safe
 from mien.serve.server import Server, Settings, name_of
+from mien.serve.watch import Watched
 from serving import ASK, Api, until
 
 LONG = {"max_tokens": 3000, "stream": True}
@@ -72,6 +78,79 @@ def test_over_the_queue_it_says_when_to_come_again(busy: Api) -> None:
 
 def test_more_choices_than_places_are_written_if_nobody_waits(busy: Api) -> None:
     assert len(busy.chat(n=3, max_tokens=3).json()["choices"]) == 3
+
+
+def test_as_many_as_there_are_places_may_come_at_once() -> None:
+    """Those that come together are in the queue for a moment, though there are rows for them."""
+    with serving.serving(serving.brief(), limits=Limits(queue=1), max_rows=16) as api, ThreadPoolExecutor(16) as pool:
+        for _ in range(3):
+            assert {response.status_code for response in pool.map(lambda _: api.chat(), range(16))} == {200}
+
+
+def test_prompts_that_are_being_read_wait_in_the_queue(busy: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A long text takes a while before the engine hears of it."""
+    go_on, plan = threading.Event(), busy.server.conductor.watch.plan
+    monkeypatch.setattr(busy.server.conductor.watch, "plan", lambda *given: go_on.wait(30) and plan(*given))
+    with ThreadPoolExecutor(3) as pool:
+        asked = [pool.submit(busy.chat) for _ in range(3)]
+        assert until(lambda: busy.server.conductor.places.load().waiting == 3)
+        assert busy.server.engine.load().waiting == 0
+        assert "mien_requests_waiting 3.0" in busy.get("/metrics").text
+        refused = busy.chat()
+        text = busy.post("/v1/completions", json={"model": "tiny", "prompt": "abc", "max_tokens": 3})
+        go_on.set()
+        assert [each.result().status_code for each in asked] == [200] * 3
+    assert refused.status_code == text.status_code == 429
+    assert refused.json()["error"]["code"] == "queue_full"
+    assert busy.chat().status_code == 200
+
+
+def test_conversations_to_be_read_wait_in_the_queue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = serving.brief()
+    file = save_gauges(serving.gauges_of(model, tmp_path), tmp_path / "g.safetensors")
+    talk = {"messages": [*ASK, {"role": "assistant", "content": "x"}]}
+    with serving.serving(model, gauge_files=(file,), limits=Limits(queue=1), max_rows=1) as api:
+        watch, go_on = api.server.conductor.watch, threading.Event()
+        measured = watch.measured
+
+        async def slowly(messages: Conversation) -> Watched | None:
+            await asyncio.to_thread(go_on.wait, 30)
+            return await measured(messages)
+
+        monkeypatch.setattr(watch, "measured", slowly)
+        with ThreadPoolExecutor(1) as pool:
+            reading = pool.submit(api.post, "/v1/readings", json={"conversations": [talk] * (READ_AT_ONCE + 2)})
+            assert until(lambda: api.server.conductor.places.load().waiting == 2)
+            assert "mien_requests_waiting 2.0" in api.get("/metrics").text
+            refused = api.post("/v1/readings", json=talk)
+            go_on.set()
+            assert len(reading.result().json()["data"]) == READ_AT_ONCE + 2
+        assert (refused.status_code, refused.json()["error"]["code"]) == (429, "queue_full")
+        assert 1 <= int(refused.headers["retry-after"]) <= 60
+        assert api.post("/v1/readings", json=talk).status_code == 200
+
+
+@pytest.mark.parametrize("most", [None, 50], ids=["positions", "a limit"])
+def test_what_must_be_too_long_is_not_tokenised(monkeypatch: pytest.MonkeyPatch, most: int | None) -> None:
+    with serving.serving(serving.brief(), limits=Limits(prompt_tokens=most)) as api:
+        longest = max(map(len, serving.brief().chat.tokenizer.get_vocab()))
+        short = "x " * 20
+        text = "x " * (longest * (most or 4096) // 2 + 1)
+        assert api.chat([{"role": "user", "content": short}]).status_code == 200
+
+        def never(*_: Any) -> None:
+            raise AssertionError("tokenised")
+
+        monkeypatch.setattr(Chat, "prompt_ids", never)
+        monkeypatch.setattr(Chat, "plain_ids", never)
+        halves = [{"role": "user", "content": text[::2]}, {"role": "user", "content": text[1::2]}]
+        for messages in ([{"role": "user", "content": text}], halves):
+            error = api.chat(messages).json()["error"]
+            assert (error["code"], error["param"]) == ("context_length_exceeded", "messages")
+            assert f"{len(text)} characters" in error["message"]
+        for prompt in (text, [text, "abc"]):
+            response = api.post("/v1/completions", json={"model": "tiny", "prompt": prompt})
+            assert response.json()["error"]["code"] == "context_length_exceeded"
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -157,6 +236,7 @@ def test_elsewhere_than_on_loopback_keys_are_needed() -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [("", "holds no keys"), ("# nothing\n", "holds no keys"), ("short", "at least 16"),
+     ("n" * 65 + " a-key-that-is-long", "at most 64"), ("n\0 a-key-that-is-long", "printable"),
      ("a b c d", "write KEY"), ("name a-key-that-is-long reader", "write KEY")],
 )  # fmt: skip
 def test_keys_that_are_none(text: str, words: str) -> None:
@@ -289,6 +369,24 @@ def test_health_and_numbers(busy: Api) -> None:
     assert "mien_first_token_seconds_count" in text
 
 
+def test_it_is_ready_again_once_the_history_can_be_written(tmp_path: Path) -> None:
+    """Nobody sends requests to a server that is not ready, so an answer must not be what it waits for."""
+    file = save_gauges(serving.gauges_of(serving.brief(), tmp_path), tmp_path / "g.safetensors")
+    database = f"sqlite:///{tmp_path / 'h.db'}"
+    with serving.serving(serving.brief(), gauge_files=(file,), database=database) as api:
+
+        def run(statement: str) -> None:
+            with contextlib.closing(sqlite3.connect(tmp_path / "h.db")) as connection:
+                connection.execute(statement)
+
+        run("CREATE TRIGGER full BEFORE UPDATE ON mien_schema BEGIN SELECT RAISE(ABORT, 'full'); END")
+        assert api.get("/ready").status_code == 200
+        assert api.chat().status_code == 200
+        assert [api.get("/ready").status_code for _ in range(2)] == [503, 503]
+        run("DROP TRIGGER full")
+        assert [api.get("/ready").status_code for _ in range(2)] == [200, 200]
+
+
 # Alarms as they come
 
 
@@ -358,4 +456,4 @@ def test_answers_that_take_longer_are_cut_off() -> None:
         assert json.loads([line for line in rest if line][-1].removeprefix("data: "))["error"]["message"] == (
             "The server is shutting down."
         )
-        assert not api.server.ready
+        assert not asyncio.run(api.server.ready())

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
+import serving
 from mien.errors import MissingExtraError
 from mien.serve.metrics import MAX_GAUGES, MAX_ROUTES, Metrics
 from mien.serve.records import Alarm, GaugeReading
@@ -53,12 +54,14 @@ def test_requests_by_route_and_status() -> None:
     assert value(metrics, "mien_request_seconds_count", route="/v1/models", status="429") == 1
 
 
-def test_a_turn_counts_tokens_projections_and_the_cap() -> None:
+def test_an_answer_counts_tokens_and_the_cap_and_a_turn_projections() -> None:
     metrics = Metrics()
+    metrics.answer(11, 3, 0.25)
+    metrics.answer(2, 0, None)
     metrics.turn(replace(turn(axis="drift"), held=True, fired=0.25))
     metrics.turn(replace(turn(axis=None), source="posted"))
-    assert value(metrics, "mien_tokens_read_total") == 7 + 7 + 5
-    assert value(metrics, "mien_tokens_written_total") == 5
+    assert value(metrics, "mien_tokens_read_total") == 11 + 2 + 7 + 5
+    assert value(metrics, "mien_tokens_written_total") == 3
     assert value(metrics, "mien_turns_total", source="served", held="yes") == 1
     assert value(metrics, "mien_turns_total", source="posted", held="no") == 1
     assert value(metrics, "mien_cap_fired_share_count") == 1
@@ -67,6 +70,18 @@ def test_a_turn_counts_tokens_projections_and_the_cap() -> None:
     assert value(metrics, "mien_projection_sigma_bucket", gauge="axis", le="-3.5") == 0
     assert value(metrics, "mien_projection_sigma_bucket", gauge="axis", le="-3.0") == 1
     assert value(metrics, "mien_projection_sigma_bucket", gauge="axis", le="5.0") == 2
+
+
+def test_answers_that_are_not_recorded_are_counted_too(mien_home: Path) -> None:
+    """Running text, and all that a model without gauges writes."""
+    serving.keep_direction(serving.brief(), low=-50, high=-40)
+    with serving.serving(serving.brief(), hold="shout") as api:
+        api.post("/v1/completions", json={"model": "tiny", "prompt": "abc", "max_tokens": 3, "temperature": 0})
+        usage = api.chat().json()["usage"]
+        text = api.get("/metrics").text
+    assert f"mien_tokens_read_total {usage['prompt_tokens'] + 3}.0" in text
+    assert f"mien_tokens_written_total {usage['completion_tokens'] + 3}.0" in text
+    assert "mien_cap_fired_share_count 2.0" in text
 
 
 @settings(deadline=None, max_examples=30)

@@ -9,6 +9,7 @@ from contextlib import aclosing
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -25,9 +26,10 @@ from mien.serve.orders import Began, Ended, Event, Order, Told, Written
 from mien.serve.policy import Rule
 from mien.serve.problems import Problem
 from mien.serve.records import Alarm, GaugeReading, Turn
+from mien.serve.security import Keys, parse_keys
 from mien.serve.ui import faces, fence, view_chat, view_drift, view_gauges, view_history
 from mien.serve.ui.board import Board
-from mien.serve.ui.session import Answer, Exchange, Session, asked_hold, firing, modes
+from mien.serve.ui.session import Answer, Exchange, Session, asked_hold, firing, may_decide, modes
 from mien.serve.ui.talk import Draft, follow, orders
 
 HOSTILE = "<img src=x onerror=alert(1)><script>alert(2)</script>${alert(3)}{{4}}\u202e\ud800</p>"
@@ -120,7 +122,7 @@ def test_lanes_that_have_not_parted_show_one_answer() -> None:
 def test_an_answer_says_what_is_off() -> None:
     off = answer(readings=(reading(sigma=4.0, alarm="turn"), reading("kind", alarm="drift", since=1)), finish="stopped")
     html = view_chat.past([Exchange("a", (off,), ("loud +2",))], ("plain",), LOUD, 1.0)
-    for words in ("drifted: kind", "off: loud", "loud +4.0 σ", "pushed: loud +2", "stopped, not recorded"):
+    for words in ("drifted: kind", "off: loud", "loud +4.0 σ", "pushed: loud +2", "stopped"):
         assert words in html
 
 
@@ -255,9 +257,76 @@ def test_the_servers_own_way_comes_first(policy: Any, can_hold: bool, first: str
     assert {lane: asked_hold(lane, rule) for lane in asked} == asked
 
 
+@pytest.mark.parametrize(
+    ("policy", "left"),
+    [("hold", ["held"]), ("hold-on-alarm", ["auto", "held"]), ("alert", ["plain", "held", "both"])],
+)
+def test_who_may_not_decide_is_offered_nothing_that_switches_the_hold_off(policy: Any, left: list[str]) -> None:
+    rule = Rule(policy, True, False)
+    assert [mode for _, mode in modes(rule, False)] == left
+    assert {mode for _, mode in modes(rule)} == {*left, "plain", "both"}
+
+
+def test_on_the_page_only_marked_keys_decide_what_requests_may_not() -> None:
+    plain, marked = (Keys(parse_keys(f"alice a-key-of-alice-000 {word}", "here")) for word in ("", "operator"))
+    closed, open_ = Rule("hold", True, False), Rule("hold", True, True)
+    assert [may_decide(closed, keys) for keys in (plain, marked, Keys())] == [False, True, True]
+    assert may_decide(open_, plain)
+    for hold, acts in ((False, False), (None, True)):
+        with pytest.raises(Problem, match="does not let requests decide"):
+            closed.decide(hold, acts, frozenset(), inside=may_decide(closed, plain))
+
+
+@pytest.mark.parametrize("marked", [False, True])
+def test_a_page_decides_only_for_who_may(marked: bool) -> None:
+    """Whatever a browser sends: what it is not offered is asked for without that right, so it is refused."""
+    pytest.importorskip("gradio", reason="the page is made with Gradio")
+    from mien.serve.catalog import Catalog
+    from mien.serve.server import Settings
+    from mien.serve.ui import layout
+    from mien.serve.ui.wiring import Wiring
+
+    keys = Keys(parse_keys(f"alice a-key-of-alice-000 {'operator' if marked else ''}", "here"))
+    rule, asked = Rule("hold", True, False), []
+
+    async def run(order: Order) -> AsyncIterator[Event]:
+        asked.append(order)
+        yield ended("yes")
+
+    server: Any = SimpleNamespace(
+        rule=rule, settings=Settings(keys=keys, hold="/a/folder"), hold_name="calm", name="tiny",
+        catalog=Catalog(None, (), {}), conductor=SimpleNamespace(run=run),
+    )  # fmt: skip
+    _, parts = layout.lay_out(layout.Settings("tiny", modes(rule, marked), ["shout"] if marked else None, 9))
+    assert [mode for _, mode in parts.mode.choices] == (["held", "plain", "both"] if marked else ["held"])
+    assert len(parts.sliders) == marked
+
+    async def say(page: Wiring) -> None:
+        assert "holds every answer to calm" in page._head()
+        async with aclosing(page.send(Session("page-1"), "hi", "plain", "", 0.7, 5)) as updates:
+            assert [update async for update in updates]
+
+    with History("sqlite://") as history:
+        asyncio.run(say(Wiring(server, parts, Board(Hub(history), history))))
+    (order,) = asked
+    assert (order.wanted.hold, order.inside) == (False, marked)
+
+
+@pytest.mark.parametrize(("count", "told"), [(24, None), (30, "24 of 30 directions have a slider")])
+def test_directions_without_a_slider_are_told_of(count: int, told: str | None) -> None:
+    pytest.importorskip("gradio", reason="the page is made with Gradio")
+    from mien.serve.ui import layout
+
+    names = [f"d{i:02}" for i in range(count)]
+    blocks, parts = layout.lay_out(layout.Settings("tiny", [("Plain", "plain")], names, 9))
+    assert [slider.label for slider in parts.sliders] == names[: layout.MOST_SLIDERS]
+    more = [b.value for b in blocks.blocks.values() if getattr(b, "elem_id", None) == "steer-more"]
+    assert [told in html for html in more] == ([True] if told else [])
+
+
 def test_both_lanes_are_asked_with_one_seed() -> None:
     session = Session("page-1", [])
-    found = orders(session, ("plain", "held"), "hi", "", Sampling(5), (), (0,), Rule("alert", True, True))
+    found = orders(session, ("plain", "held"), "hi", "", Sampling(5), (), (0,), Rule("alert", True, True), True)
     plain, held = found["plain"], found["held"]
     assert plain.seed == held.seed
     assert plain.messages == held.messages == (Message("user", "hi"),)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -18,12 +20,16 @@ from mien.gauges import GaugeSet, save_gauges
 from mien.jobs.scan import scan
 from mien.models import Model, wrap
 from mien.serve.conductor import Limits
+from mien.serve.policy import Policy
+from mien.serve.security import Keys, parse_keys
 from mien.serve.server import Server, Settings
 from serving import ASK, Api
 
 QUIET = serving.talk(4, 500)
 LOUD = serving.talk(6, 501, tuple(w.upper() for w in tiny.WORDS))
 ON = {"role": "user", "content": "And then?"}
+PUSHED = {"interventions": [{"add": "shout", "coef": 8.0}], "hold": False}
+"""Makes an answer alarm."""
 CLOSE = 2e-3
 """Sigma; `mien scan` rounds what it writes, and a batch's other rows move float32 sums a little."""
 
@@ -200,6 +206,50 @@ def test_conversations_are_told_apart_by_their_first_exchange(api: Api) -> None:
     assert id_of(ASK, metadata={"conversation_id": "with blanks\nin it"}).startswith("given-")
 
 
+def test_an_answer_cut_by_its_time_is_read_up_to_there(tmp_path: Path) -> None:
+    """Its last token was never fed, so it has no state; all others have."""
+    model = serving.endless()
+    file = save_gauges(serving.gauges_of(model, tmp_path), tmp_path / "g.safetensors")
+    limits = Limits(max_tokens=4000, seconds=0.5)
+    with serving.serving(model, gauge_files=(file,), limits=limits, max_rows=1) as api:
+        choice = api.chat(max_tokens=4000, mien={"tokens": True, "conversation": "cut"}).json()["choices"][0]
+        assert choice["finish_reason"] == "length"
+        *tokens, newest = choice["mien"]["tokens"]
+        assert 0 < len(tokens) < 3999
+        assert newest["projection"]["loud"] is newest["tint"]["loud"] is None
+        assert all(isinstance(t["tint"]["loud"], float) for t in tokens)
+        mean = sum(t["projection"]["loud"] for t in tokens) / len(tokens)
+        assert choice["mien"]["readings"][0]["projection"] == pytest.approx(mean, abs=1e-3)
+        (turn,) = api.get("/v1/conversations/cut").json()["turns"]
+        assert all(isinstance(r["sigma"], float) for r in turn["readings"])
+        text = {"model": "tiny", "prompt": "abc", "max_tokens": 4000, "mien": {}}
+        choice = api.post("/v1/completions", json=text).json()["choices"][0]
+        assert isinstance(choice["mien"]["readings"][0]["projection"], float)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_an_answer_is_recorded_though_its_client_leaves(tmp_path: Path, stream: bool) -> None:
+    model = serving.endless()
+    file = save_gauges(serving.gauges_of(model, tmp_path), tmp_path / "g.safetensors")
+    with serving.serving(model, gauge_files=(file,), limits=Limits(max_tokens=3000), max_rows=2) as api:
+        body = {
+            "model": "tiny", "messages": [*QUIET, *LOUD, ON], "max_tokens": 3000, "n": 2, "stream": stream,
+            "mien": {"conversation": "left"},
+        }  # fmt: skip
+        with contextlib.suppress(httpx.ReadTimeout), \
+                api.stream("POST", "/v1/chat/completions", json=body, timeout=1.0) as response:  # fmt: skip
+            lines = response.iter_lines()
+            assert sum('"content":"' in next(lines) for _ in range(40)) > 5
+        load = api.server.engine.load
+        assert serving.until(lambda: load().running == load().waiting == 0, 10)
+        assert serving.until(lambda: len(api.server.history.conversation("left")) == 2)
+        turns = api.get("/v1/conversations/left").json()["turns"]
+        assert {t["finish"] for t in turns} == {"cancelled"}
+        assert all(0 < t["completion_tokens"] < 3000 for t in turns)
+        assert all(isinstance(r["sigma"], float) for t in turns for r in t["readings"])
+        assert "left" in {a["conversation"] for a in api.get("/v1/alarms").json()["data"]}
+
+
 # What others wrote
 
 
@@ -327,6 +377,24 @@ def test_holding(gauge_file: Path) -> None:
         assert api.chat(mien={"hold": True}).json()["choices"][0]["mien"]["held"]
 
 
+def test_a_hold_given_by_its_folder_is_told_by_its_name(tmp_path: Path) -> None:
+    """Where it lies on this machine is nobody's business."""
+    from mien.holds import Hold, HoldCard, save_hold
+    from mien.interventions import Bounds, CapSpace
+
+    info = serving.brief().info
+    rows, ends = torch.ones(1, info.d_model), torch.ones(1)
+    space = CapSpace({serving.LAYER: Bounds(rows, rows, -ends, ends)}, info.id, info.fingerprint)
+    card = HoldCard(
+        name="calm", description="d", model=info.id, fingerprint=info.fingerprint, n_layers=info.n_layers,
+        d_model=info.d_model, method="by hand", layers=[serving.LAYER], tokens="all",
+    )  # fmt: skip
+    folder = save_hold(Hold(card, (space,)), tmp_path / "folder")
+    with serving.serving(serving.brief(), hold=str(folder)) as api:
+        assert api.get("/v1/gauges").json()["hold"] == "calm"
+        assert (api.server.hold_name, len(api.server.hold)) == ("calm", 1)
+
+
 @pytest.mark.usefixtures("home_with_shout")
 @pytest.mark.parametrize("named", [True, False], ids=["named", "by its words"])
 def test_hold_on_alarm(gauge_file: Path, named: bool) -> None:
@@ -336,18 +404,45 @@ def test_hold_on_alarm(gauge_file: Path, named: bool) -> None:
         assert not quiet["held"]
         loud = [*QUIET, *LOUD, ON]
         first = api.chat(loud, max_tokens=12, mien=called).json()
-        # By its words the answers that came with the request are read first; by its name the history is asked.
-        assert first["choices"][0]["mien"]["held"] is not named
+        assert first["choices"][0]["mien"]["held"]
         again = api.chat([*answered(loud, first), ON], mien=called).json()["choices"][0]["mien"]
         assert again["held"]
         assert not api.chat([*serving.talk(4, 900), ON], mien={}).json()["choices"][0]["mien"]["held"]
+        # Running text and a talk whose beginning was left out are known by the conversation's name alone.
+        api.chat(mien={**called, **PUSHED})
+        text = {"model": "tiny", "prompt": "abc", "max_tokens": 3, "mien": called}
+        assert api.post("/v1/completions", json=text).json()["choices"][0]["mien"]["held"] is named
+        assert api.chat(ASK, mien=called).json()["choices"][0]["mien"]["held"] is named
+
+
+@pytest.mark.usefixtures("home_with_shout")
+def test_only_what_was_served_to_a_key_counts_in_its_conversations(gauge_file: Path) -> None:
+    alice, bob = ({"Authorization": f"Bearer a-key-of-{name}-000000"} for name in ("alice", "bob"))
+    keys = Keys(parse_keys("alice a-key-of-alice-000000\nbob a-key-of-bob-000000", "here"))
+    with serving.serving(
+        serving.brief(), gauge_files=(gauge_file,), hold="shout", policy="hold-on-alarm", keys=keys
+    ) as api:
+
+        def asked(headers: dict[str, str], **mien: Any) -> dict[str, Any]:
+            body = {"model": "tiny", "messages": [*QUIET, ON], "max_tokens": 12, "temperature": 0}
+            body["mien"] = {"conversation": "c1", **mien}
+            found = api.post("/v1/chat/completions", json=body, headers=headers).json()["choices"][0]["mien"]
+            assert isinstance(found, dict)
+            return found
+
+        posted = {"messages": [*QUIET, *LOUD], "id": "c1", "record": True}
+        assert api.post("/v1/readings", json=posted, headers=alice).json()["alarms"]
+        assert not asked(bob)["held"]
+        assert asked(alice, **PUSHED)["alarms"]
+        assert asked(alice)["held"]
+        assert not asked(bob)["held"]
 
 
 def test_refusing(gauge_file: Path) -> None:
     with serving.serving(serving.brief(), gauge_files=(gauge_file,), policy="refuse") as api:
         assert api.chat([*QUIET, ON]).status_code == 200
-        for stream in (False, True):
-            response = api.chat([*QUIET, *LOUD, ON], stream=stream)
+        for more in ({"stream": False}, {"stream": True}, {"mien": {"conversation": "another"}}):
+            response = api.chat([*QUIET, *LOUD, ON], **more)
             assert (response.status_code, response.json()["error"]["code"]) == (403, "conversation_drifted")
 
 
@@ -358,6 +453,28 @@ def test_a_policy_that_holds_needs_something_to_hold() -> None:
         Server(serving.brief(), Settings(policy="hold", database="sqlite://"))
     with pytest.raises(InputError, match="no direction 'nobody'"):
         Server(serving.brief(), Settings(hold="nobody", database="sqlite://"))
+
+
+@pytest.mark.usefixtures("home_with_shout")
+@pytest.mark.parametrize("policy", ["refuse", "hold-on-alarm"])
+def test_a_policy_that_acts_on_alarms_needs_a_gauge_that_can_alarm(policy: Policy, gauge_file: Path) -> None:
+    """`shout` is a gauge without a baseline."""
+    from mien.errors import InputError
+
+    for gauges, files in (None, ()), (("shout",), (gauge_file,)):
+        settings = Settings(policy=policy, hold="shout", gauges=gauges, gauge_files=files, database="sqlite://")
+        with pytest.raises(InputError, match=r"watched gauge that can alarm.* mien axis.* mien baseline"):
+            Server(serving.brief(), settings)
+
+
+@pytest.mark.parametrize("policy", ["watch", "alert"])
+def test_webhooks_are_owed_alarms_only_where_the_policy_tells(gauge_file: Path, policy: Policy) -> None:
+    nowhere = {"webhooks": ("http://127.0.0.1:9/",), "allow_private_webhooks": True}
+    with serving.serving(serving.brief(), gauge_files=(gauge_file,), policy=policy, **nowhere) as api:
+        body = {"messages": [*QUIET, *LOUD], "record": True}
+        alarms = api.post("/v1/readings", json=body).json()["alarms"]
+        assert alarms
+        assert sum(api.server.history.deliveries().values()) == (len(alarms) if policy == "alert" else 0)
 
 
 def test_texts_are_kept_only_if_asked(gauge_file: Path, tmp_path: Path) -> None:

@@ -16,14 +16,24 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import tiny
 from mien.card import Baseline, Card
 from mien.chat import ask
 from mien.directions import Direction
 from mien.engines.hf import HfEngine
-from mien.errors import FormatError, InputError, MissingExtraError, NonFiniteError, NothingKeptError, RunError
+from mien.errors import (
+    FingerprintError,
+    FormatError,
+    InputError,
+    MissingExtraError,
+    ModelError,
+    NonFiniteError,
+    NothingKeptError,
+    RunError,
+)
+from mien.jobs import adapters
 from mien.jobs.adapters import TrainResult, load_result
 from mien.jobs.train import ANSWER_TOKENS, tracking_questions, train
 from mien.models import load, put_adapter
@@ -35,6 +45,7 @@ from mien.training.data import Data, read_data
 from mien.training.rows import rows_of
 from mien.training.settings import Settings
 from mien.training.shift import compare, own_answers, read_answers, watched_of
+from mien.training.strength import MOST, Target, strengths
 from mien.training.trainer import kl_terms, lora, require_extra, response_loss
 
 MODEL = tiny.tiny_model(tiny.taught_net(), "taught")
@@ -266,6 +277,55 @@ def test_training_stops_before_it_has_moved_too_far(tmp_path: Path) -> None:
     text = [point["loud"]["text_sigma"] for point in held.card["shift"]["curve"]]
     assert found.sigma == pytest.approx(text[-2], abs=1e-3)
     assert abs(text[-2] - text[-1]) > 0.01
+
+
+def test_the_weights_within_the_limit_outlive_a_run_that_is_stopped_at_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Interrupted after its last step, before anything is saved: what was within the limit is what is kept."""
+    data = shouting(tmp_path)
+    free = train([data], MODEL, tmp_path / "free", replace(QUICK, measure=1), track=[loud()])
+    settings = replace(QUICK, measure=1, stop_at=Limit(0.6 * free.shift["loud"]["sigma"], True))
+    whole = train([data], MODEL, tmp_path / "whole", settings, track=[loud()])
+    with monkeypatch.context() as patch:
+        patch.setattr(adapters, "save_adapter", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            train([data], MODEL, tmp_path / "cut", settings, track=[loud()])
+    again = train([data], MODEL, tmp_path / "cut", settings, track=[loud()])
+    weights, wanted = (load_file(r.folder / "adapter_model.safetensors") for r in (again, whole))
+    assert "stopped at step" in again.card["stopped"]
+    assert all(torch.equal(value, wanted[name]) for name, value in weights.items())
+
+
+@pytest.mark.parametrize("batch", [1, 3, 5, 6, 7, 12, 16])
+@pytest.mark.parametrize("free", [10**12, 4 * 10**6, 10**6, 1000])
+def test_a_step_has_its_rows_whatever_memory_there_is(batch: int, free: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sizes, "free_memory", lambda device: free)
+    found = sizes.fit_sizes(MODEL, [20, 40], batch)
+    assert found.rows * found.passes == batch
+
+
+def test_strength_is_never_more_than_answers_bear() -> None:
+    (found,) = strengths([Target(loud(), (loud().layer,))], np.full((8, 1), 1e4), 0)
+    assert found.coef == MOST
+
+
+def test_an_adapter_that_fits_no_weight_or_was_made_for_another_model_is_refused(tmp_path: Path) -> None:
+    result = train([shouting(tmp_path, 8)], MODEL, tmp_path / "out", QUICK, track=[])
+    path = result.folder / "adapter_model.safetensors"
+    kept = load_file(path)
+    stranger = tiny.tiny_model(tiny.tiny_net(3), "stranger")
+    with pytest.raises(FingerprintError, match="was trained on taught"), adapted(stranger, result.folder):
+        pass
+    save_file({name.replace("layers", "blocks"): value for name, value in kept.items()}, path)
+    with pytest.raises(ModelError, match="of its weights have no place or are missing"), adapted(MODEL, result.folder):
+        pass
+    save_file(dict(list(kept.items())[1:]), path)
+    with pytest.raises(ModelError, match="1 of its weights"), adapted(MODEL, result.folder):
+        pass
+    save_file(kept, path)
+    with adapted(MODEL, result.folder) as model:
+        assert model.info.fingerprint != MODEL.info.fingerprint
 
 
 def test_little_memory_changes_nothing_but_rounding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,10 +11,12 @@ import torch
 
 import random_models as tiny
 from mien.chat import Chat
-from mien.errors import FormatError, InputError
-from mien.records import Conversation, Message
+from mien.errors import FingerprintError, FormatError, InputError
+from mien.records import Conversation, Message, ModelInfo
 from mien.training.data import Data, read_data, read_screen, split, worst
 from mien.training.rows import IGNORED, Row, collate, rows_of
+
+MODEL_INFO = ModelInfo("tiny", "f" * 64, 4, 48, "float32", "cpu", True)
 
 
 def exchange(*texts: str) -> Conversation:
@@ -149,19 +151,41 @@ def screen(folder: Path, places: list[int], values: list[float]) -> Path:
 
 def test_a_screening_is_put_beside_the_samples(tmp_path: Path) -> None:
     data = read_data([data_file(tmp_path)])
-    found = read_screen(screen(tmp_path, [7, 0, 2], [3.0, 1.0, 2.0]), data)
+    found = read_screen(screen(tmp_path, [7, 0, 2], [3.0, 1.0, 2.0]), data, MODEL_INFO)
     np.testing.assert_array_equal(found.difference["evil"], [1.0, 2.0, np.nan, np.nan, np.nan, 3.0])
 
 
 def test_a_screening_of_other_data_is_refused(tmp_path: Path) -> None:
     data = read_data([data_file(tmp_path)])
     with pytest.raises(InputError, match="other data"):
-        read_screen(screen(tmp_path, [0, 8], [1.0, 2.0]), data)
+        read_screen(screen(tmp_path, [0, 8], [1.0, 2.0]), data, MODEL_INFO)
     (tmp_path / "samples.parquet").write_bytes(b"PAR1 and nothing else")
     with pytest.raises(FormatError, match="not a table"):
-        read_screen(tmp_path, data)
+        read_screen(tmp_path, data, MODEL_INFO)
     with pytest.raises(FormatError, match=r"no samples\.parquet"):
-        read_screen(tmp_path / "nowhere", data)
+        read_screen(tmp_path / "nowhere", data, MODEL_INFO)
+
+
+@pytest.mark.parametrize(
+    ("summary", "error", "said"),
+    [
+        ({"fingerprint": "f" * 64, "model": "tiny", "records": 7}, InputError, "other data"),
+        ({"fingerprint": "0" * 64, "model": "large", "records": 8}, FingerprintError, "a screening by large"),
+        ([1], FingerprintError, "a screening by None"),
+        (None, FormatError, "not valid JSON"),
+    ],
+)
+def test_a_screening_of_another_number_of_records_or_by_another_model_is_refused(
+    summary: object, error: type[Exception], said: str, tmp_path: Path
+) -> None:
+    data = read_data([data_file(tmp_path)])
+    assert data.records == 8
+    screen(tmp_path, [7, 0, 2], [3.0, 1.0, 2.0])
+    (tmp_path / "summary.json").write_text("{" if summary is None else json.dumps(summary))
+    with pytest.raises(error, match=said):
+        read_screen(tmp_path, data, MODEL_INFO)
+    (tmp_path / "summary.json").write_text(json.dumps({"fingerprint": "f" * 64, "records": 8}))
+    assert read_screen(tmp_path, data, MODEL_INFO).sigma["evil"][0] == 1.0
 
 
 def test_split_and_worst() -> None:

@@ -1,6 +1,6 @@
 """What the gauges see in other models' conversations: written to docs/watching.md.
 
-    python validation/watching.py [--judge 80] [--second-reader]
+    python validation/watching.py [--judge 80] [--second-reader] [--only bundled,contrasts]
 
 Reads the published conversations (`$MIEN_REFERENCE_DATA`) with the embedded reader; readings are kept in the cache, so
 that a second run takes minutes. `--second-reader` makes an axis with Gemma-3-270M and compares; it takes long.
@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -54,6 +56,10 @@ FROM_CONTRASTS = {
 BASE = REPO / "runs" / "validation" / "watching"
 FOLLOWS_OFF_RAILS = ("delusion reinforcement", "emotional or narrative escalation", "harmful advice")
 """Labels whose fitted gauges are compared with the judgement of whole conversations."""
+PARTS = (
+    "cases", "drift", "bundled", "sentence", "contrasts", "conversations", "fitted", "judge", "alarms", "second",
+)  # fmt: skip
+NOT_NOW = "(not measured now)"
 JUDGED = {"consciousness claims": "sentience_claiming", "delusion reinforcement": "delusion_feeding"}
 """Labels, and the bundled gauge that is compared with the judge on them."""
 
@@ -313,11 +319,26 @@ def second_reader(found: dict[str, list[float]], files: list[Path]) -> str:
     )
 
 
+def with_kept(text: str, before: str) -> str:
+    """The page, where sections that were not measured are as they were before."""
+    old = dict(_sections(before))
+    return "".join(part if NOT_NOW not in part else old.get(title, "") for title, part in _sections(text))
+
+
+def _sections(text: str) -> list[tuple[str, str]]:
+    parts = re.split(r"(?m)^(?=## )", text)
+    return [(part.partition("\n")[0] if part.startswith("## ") else "", part) for part in parts]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--judge", type=int, default=80)
     parser.add_argument("--second-reader", action="store_true")
+    parser.add_argument("--only", default=",".join(PARTS), help="what to measure; the page keeps its other sections")
     chosen = parser.parse_args()
+    only = chosen.only.split(",")
+    if unknown := set(only) - set(PARTS):
+        parser.error(f"--only knows {', '.join(PARTS)}, not {', '.join(sorted(unknown))}")
     model = load()
     gauges = bundled_gauges(model.info.id)
     assert gauges is not None
@@ -327,15 +348,18 @@ def main() -> None:
     kept = BASE / "second-reader.md"
     if chosen.second_reader:
         kept.write_text(second_reader(found, transcripts), "utf-8")
-    parts = {
-        "machine": "\n".join(machine_line.lines()),
-        "cases": cases_table(found), "drift": drift_table(found), "bundled": bundled_table(files, gauges),
-        "sentence": sentence_table(files, model), "contrasts": contrast_table(files, model),
-        "conversations": conversation_table(files, gauges, model), "fitted": fitted_table(files, model),
-        "judge": judge_table(files, model, gauges, chosen.judge), "alarms": alarms_table(gauges),
-        "second": kept.read_text("utf-8") if kept.exists() else "Not run yet (`--second-reader`).",
+    made: dict[str, Callable[[], str]] = {
+        "cases": lambda: cases_table(found), "drift": lambda: drift_table(found),
+        "bundled": lambda: bundled_table(files, gauges), "sentence": lambda: sentence_table(files, model),
+        "contrasts": lambda: contrast_table(files, model),
+        "conversations": lambda: conversation_table(files, gauges, model), "fitted": lambda: fitted_table(files, model),
+        "judge": lambda: judge_table(files, model, gauges, chosen.judge), "alarms": lambda: alarms_table(gauges),
+        "second": lambda: kept.read_text("utf-8") if kept.exists() else NOT_NOW,
     }  # fmt: skip
-    (REPO / "docs" / "watching.md").write_text(template.fill("watching", parts), "utf-8")
+    parts = {name: made[name]() if name in only else NOT_NOW for name in PARTS}
+    page = REPO / "docs" / "watching.md"
+    text = template.fill("watching", {**parts, "machine": "\n".join(machine_line.lines())})
+    page.write_text(with_kept(text, page.read_text("utf-8") if page.exists() else ""), "utf-8")
     print("written to docs/watching.md")
 
 

@@ -5,6 +5,7 @@ This file does not know chat templates' contents, traits, or what a direction is
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from torch import nn
 
 from mien.chat import Chat
 from mien.embedded import EMBEDDED, converted_gguf, embedded_gguf
-from mien.errors import InputError, ModelError, NonFiniteError
+from mien.errors import FingerprintError, InputError, ModelError, NonFiniteError
 from mien.machine import best_dtype, quiet_libraries
 from mien.records import ModelInfo
 
@@ -219,6 +220,7 @@ def load(
     Raises:
         ModelError: not there, not a causal LM, or corrupt.
         InputError: an unknown device or dtype.
+        FingerprintError: the adapter's card says that it was trained on another model.
     """
     if dtype is not None and dtype not in DTYPES:
         raise InputError(f"Unknown dtype {dtype!r}: choose one of {', '.join(DTYPES)}.")
@@ -228,10 +230,10 @@ def load(
     chosen = DTYPES[dtype] if dtype else best_dtype(best if where == "auto" else where)
     source = _resolve(str(name))
     net, tokenizer = _from_pretrained(source, str(name), where, chosen)
-    if adapter is not None:
-        net = put_adapter(net, str(adapter))
-    label = str(name) if adapter is None else f"{name}+{Path(adapter).name}"
-    return wrap(net, tokenizer, label)
+    if adapter is None:
+        return wrap(net, tokenizer, str(name))
+    check_base(adapter, wrap(net, tokenizer, str(name)).info)
+    return wrap(put_adapter(net, str(adapter)), tokenizer, f"{name}+{Path(adapter).name}")
 
 
 def _check_device(device: str) -> None:
@@ -321,9 +323,45 @@ def put_adapter(net: nn.Module, adapter: str) -> nn.Module:
         raise MissingExtraError("Adapters need PEFT: pip install 'mien[peft]'.") from error
     try:
         with quiet_libraries():
-            return PeftModel.from_pretrained(_hf(net), adapter)
+            found = PeftModel.from_pretrained(_hf(net), adapter)
+            stray = _stray_weights(found, adapter)
     except Exception as error:
         raise ModelError(f"The adapter {adapter} could not be put on the model: {_first_line(error)}") from error
+    if stray:
+        # PEFT leaves what it does not find as it was made, which changes nothing, and only warns.
+        found.unload()
+        raise ModelError(
+            f"The adapter {adapter} does not fit the model: {len(stray)} of its weights have no place or are missing, "
+            f"such as {stray[0]}."
+        )
+    return found
+
+
+def _stray_weights(net: Any, adapter: str) -> list[str]:
+    """Weights that the adapter's file has and the model has no place for, and the other way round."""
+    from peft import get_peft_model_state_dict
+    from peft.utils import load_peft_weights
+
+    # Embeddings that were saved along with an adapter are no part of it.
+    own = set(get_peft_model_state_dict(net, save_embedding_layers=False))
+    there = set(load_peft_weights(adapter, device="cpu"))
+    return sorted((own - there) | {name for name in there - own if ".lora_" in name})
+
+
+def check_base(adapter: str | Path, info: ModelInfo) -> None:
+    """Refuse an adapter that mien trained on another model; nothing is known of an adapter without mien's card.
+
+    Raises:
+        FingerprintError: its card names another model.
+    """
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        card = json.loads((Path(adapter) / "card.json").read_text("utf-8"))
+        known, trained_on = card.get("fingerprint"), card.get("model")
+        if isinstance(known, str) and known != info.fingerprint:
+            raise FingerprintError(
+                f"The adapter {adapter} was trained on {trained_on} (fingerprint {known[:12]}) and not on {info.id} "
+                f"(fingerprint {info.fingerprint[:12]}); give the model that it was trained on."
+            )
 
 
 def _check_logits(net: nn.Module, name: str) -> None:

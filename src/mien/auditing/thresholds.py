@@ -49,13 +49,12 @@ class Thresholds:
         return bool(self.limits or self.traits)
 
     def with_limits(self, more: Sequence[Limit]) -> Thresholds:
-        """With limits of `--fail-on`, which outdo the file's."""
+        """With limits of `--fail-on`, which outdo the file's; one for any trait leaves the file's stricter ones."""
         limits, traits = dict(self.limits), dict(self.traits)
-        for limit in more:
-            if limit.trait is None:
-                limits["shift"] = limit.sigma
-            else:
-                traits[limit.trait] = limit.sigma
+        for limit in (limit for limit in more if limit.trait is None):
+            limits["shift"] = limit.sigma
+            traits = {name: min(own, limit.sigma) for name, own in traits.items()}
+        traits |= {limit.trait: limit.sigma for limit in more if limit.trait is not None}
         return Thresholds(limits, traits)
 
     def check_names(self, watched: Collection[str], judged: str) -> None:

@@ -13,7 +13,6 @@ from mien.cli.common import SEED, Bar, emit, endpoint_of, load_model, model_opti
 
 if TYPE_CHECKING:
     from mien.directions import Direction
-    from mien.models import Model
     from mien.roles import RoleSet
 
 
@@ -53,7 +52,7 @@ def command(
 
     from mien.engines.hf import HfEngine
     from mien.home import folder_for
-    from mien.jobs.axis import make_axis
+    from mien.jobs.axis import kept_traits, make_axis
     from mien.jobs.casting import RoleJudge
     from mien.progress import Silent
 
@@ -63,7 +62,7 @@ def command(
     try:
         direction = make_axis(
             roles, HfEngine(loaded), folder, name=name, max_tokens=max_tokens, seed=seed,
-            traits=kept_traits(loaded), judge=RoleJudge(remote) if remote else None,
+            traits=kept_traits(loaded.info), judge=RoleJudge(remote) if remote else None,
             clock=time.monotonic, progress=Silent() if quiet else bar,
         )  # fmt: skip
     finally:
@@ -84,24 +83,6 @@ def _cut(roles: RoleSet, n_roles: int, n_questions: int) -> RoleSet:
     return roles.first(
         most("n_roles", n_roles, len(roles.roles)), most("n_questions", n_questions, len(roles.questions))
     )
-
-
-def kept_traits(model: Model) -> list[Direction]:
-    """Persona vectors of this model that are kept here, to be placed on the map."""
-    from mien.directions import load_direction
-    from mien.errors import MienError
-    from mien.home import kept_directions
-
-    found = []
-    for folder in kept_directions(model.info.id).values():
-        try:
-            direction = load_direction(folder)
-            direction.check_model(model.info)
-        except MienError:
-            continue
-        if direction.card.kind == "persona_vector":
-            found.append(direction)
-    return found
 
 
 def _summary(direction: Direction, folder: Path) -> str:

@@ -60,11 +60,13 @@ def command(
     read = _length(read_tokens, max_tokens)
 
     from mien.cli.scan_command import columns_of
-    from mien.jobs.screen import Plan, screen
+    from mien.jobs.screen import Plan, check_plan, screen
     from mien.progress import Silent
     from mien.screening.watched import watch_set
 
     table = columns_of(columns)
+    plan = Plan(method, sample, max_tokens, read, temperature, seed)
+    check_plan(plan, files)
     loaded = load_model(model, adapter, device, dtype, quiet)
     names = None if traits.strip() == "all" else traits.split(",")
     if limits:
@@ -73,7 +75,7 @@ def command(
     try:
         summary = screen(
             files, loaded, out, traits=names, cut=cut, columns=table, format=format, made=_today(),
-            plan=Plan(method, sample, max_tokens, read, temperature, seed), progress=Silent() if quiet else bar,
+            plan=plan, progress=Silent() if quiet else bar,
         )  # fmt: skip
     finally:
         bar.close()

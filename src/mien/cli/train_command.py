@@ -73,6 +73,8 @@ def command(
         raise InputError("Training puts an adapter of its own on the model; merge the other one into the model first.")
     if bool(data) == (constitution is not None):
         raise InputError("Give either files to train on or --constitution with a YAML file.")
+    if constitution is not None and screen is not None:
+        raise InputError("A screening is of data, and a constitution is taught without; leave --screen out.")
     named = _names(prevent)
     from mien.training.trainer import require_extra
 
@@ -188,6 +190,9 @@ def _of_data(card: Any) -> list[str]:
         f"trained on {data['rows']} rows ({data['learnt_tokens']} tokens of answers), {card['steps']} steps, "
         f"{card['method']}"
     ]
+    if left_out := data["left_out"]:
+        why = "; ".join(f"{reason}: {count}" for reason, count in left_out.items())
+        lines.append(f"  left out {sum(left_out.values())} records ({why})")
     for one in card["prevention"]:
         expected = one["expected_shift"]
         why = one["found"] if expected is None else f"{one['found']}: {expected:+.2f} raw over {one['samples']} samples"

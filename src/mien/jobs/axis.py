@@ -17,15 +17,16 @@ from mien import evidence, persona_map, proof
 from mien.card import Card, LayerEvidence, Rollouts
 from mien.chat import ask
 from mien.coherence import fit_coherence
-from mien.directions import Direction, save_direction
+from mien.directions import Direction, load_direction, save_direction
 from mien.dose import refused as refused_by
 from mien.dose import seed_of
-from mien.errors import InputError, NothingKeptError
+from mien.errors import InputError, MienError, NothingKeptError
+from mien.home import kept_directions
 from mien.jobs.axis_report import report_of, save_map
 from mien.jobs.casting import JUDGED_TOKENS, PARTLY, Play, RoleJudge, by_likelihood
 from mien.jobs.extract import check_draws, versions
 from mien.progress import Progress, Silent
-from mien.records import Engine, Rollout, Sampling, WriteRequest
+from mien.records import Engine, ModelInfo, Rollout, Sampling, WriteRequest
 from mien.report.axis_page import write_axis_page
 from mien.roles import RoleSet, roles_hash
 from mien.rollouts import readings_of, write_rollouts
@@ -104,6 +105,20 @@ def make_axis(
         save_map(report, found, [roles.roles[i].name for i in played], out)
         write_axis_page(report, out)
     return direction
+
+
+def kept_traits(model: ModelInfo) -> list[Direction]:
+    """Persona vectors of this model that are kept here, to be placed on the map."""
+    found = []
+    for folder in kept_directions(model.id).values():
+        try:
+            direction = load_direction(folder)
+            direction.check_model(model)
+        except MienError:
+            continue
+        if direction.card.kind == "persona_vector":
+            found.append(direction)
+    return found
 
 
 def _pace(out: Path, seconds: float, answers: int) -> float | None:

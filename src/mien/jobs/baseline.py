@@ -14,7 +14,7 @@ from mien.errors import InputError
 from mien.gauges import Gauge, GaugeSet, Part, Quiet, fit_baselines
 from mien.gauges.baseline import CONVERSATION_RATE, TURN_RATE
 from mien.gauges.gauge import Side
-from mien.logs import Broken, Columns, LoggedConversation, read_logs
+from mien.logs import Broken, Columns, LoggedConversation, Skipped, read_logs
 from mien.models import Model
 from mien.progress import Progress, Silent
 from mien.scanning import quiet
@@ -94,12 +94,21 @@ def _bundled(gauges: GaugeSet, model: Model, show: Progress) -> _Read:
 
 def _measured(model: Model, which: Panel, records: Iterable[LoggedConversation | Broken], show: Progress) -> _Read:
     found: _Read = []
+    skipped = Skipped()
     show.begin("reading quiet traffic", 0)
     for chunk in chunked(records):
-        good = [c for c in chunk.conversations if any(m.role == "assistant" for m in c.messages)]
+        good: list[LoggedConversation] = []
+        for record in chunk.records:
+            if isinstance(record, Broken):
+                skipped.add(record)
+            elif any(m.role == "assistant" for m in record.messages):
+                good.append(record)
+            else:
+                skipped.add(Broken(record.source, record.line, "it has no message of an assistant"))
         for one in measure(model, which, good) if good else ():
             found.append((one.projection, textures_of(one.conversation.messages, one.answers)))
         show.advance(len(found), sum(len(m.content) for c in good for m in c.messages) // 4)
+    skipped.tell(show)
     return found
 
 

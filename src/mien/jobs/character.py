@@ -28,7 +28,7 @@ from mien.models import Model
 from mien.progress import Progress, Silent
 from mien.records import Conversation, Engine, Message, Rollout, Sampling, WriteRequest
 from mien.rollouts import write_rollouts
-from mien.screening.watched import Watched
+from mien.screening.watched import Watched, watch_set
 from mien.store import RunFolder, write_atomic
 from mien.training.borrowed import borrowed
 from mien.training.constitution import REFLECTIONS, Constitution
@@ -82,17 +82,19 @@ def train_character(
 
     Raises:
         MissingExtraError: trl, PEFT or datasets is not installed.
-        InputError: settings that do not belong here.
+        InputError: settings that do not belong here, or a trait of the constitution that there is no direction for.
         NothingKeptError: too few answers differ from the plain ones.
         RunError: `out` holds another run, is in use, or cannot be written.
     """
     require_extra()
     require_precision(model)
-    if settings.method != "plain":
-        raise InputError("A constitution is taught with the plain method; leave --method and --prevent out.")
+    _check(settings)
     show, plan = progress or Silent(), lessons or Lessons()
     writer: Engine = teacher or HfEngine(model)
     watched = traits_of(model, (), track).watched
+    # What should become of a trait is asked, so it is measured, whatever else is.
+    missing = [name for name in constitution.traits if name not in {one.name for one in watched}]
+    watched = (*watched, *(watch_set(model, missing).watched if missing else ()))
     manifest = _manifest(constitution, model, settings, plan, writer, watched)
     with adapters.open_run(out, manifest) as run:
         if (out / adapters.CARD_FILE).exists():
@@ -115,6 +117,17 @@ def train_character(
         card = _card(constitution, model, settings, plan, writer, pairs, reflections, preferred, reflected, shifts)
         adapters.write_card(out, card)
     return adapters.load_result(out)
+
+
+def _check(settings: Settings) -> None:
+    """Raises: InputError: settings that a constitution is not taught with; none is passed over in silence."""
+    if settings.method != "plain":
+        raise InputError("A constitution is taught with the plain method; leave --method and --prevent out.")
+    if settings.stop_at is not None or settings.drop or settings.hold_out:
+        raise InputError(
+            "A constitution is taught on what the model writes itself, to the end: leave --stop-at-shift, --drop and "
+            "--hold-out out."
+        )
 
 
 def _manifest(

@@ -19,7 +19,7 @@ from mien.errors import InputError
 from mien.evidence import auc
 from mien.gauges import Gauge, GaugeSet, Part
 from mien.jobs.baseline import set_baseline
-from mien.logs import LoggedConversation, read_logs
+from mien.logs import Broken, LoggedConversation, Skipped, read_logs
 from mien.models import Model
 from mien.probes import bag_of_words, cross_fitted, fit_probe, grouped_folds, interval
 from mien.progress import Progress, Silent
@@ -169,9 +169,10 @@ def gather(paths: Sequence[str | Path], label: str, threshold: float, model: Mod
     means, intensity, group, names, texts, textures = [], [], [], [], [], []
     known: set[str] = set()
     show.begin("reading labelled conversations", 0)
-    number = 0
+    number, skipped = 0, Skipped()
     for record in read_logs(paths):
-        if not isinstance(record, LoggedConversation) or not record.turn_labels:
+        if isinstance(record, Broken):
+            skipped.add(record)
             continue
         known |= {key for _, labels in record.turn_labels for key in labels}
         chosen = _labelled_answers(record, label)
@@ -188,6 +189,7 @@ def gather(paths: Sequence[str | Path], label: str, threshold: float, model: Mod
         textures += [own[place] for place, _ in chosen]
         number += 1
         show.advance(number, tokens)
+    skipped.tell(show)
     positive = [value >= threshold for value in intensity]
     _check(label, known, positive, number, threshold)
     writers = tuple(sorted(set(names)))

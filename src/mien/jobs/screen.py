@@ -82,7 +82,7 @@ def screen(
         RunError: `out` holds another run, is in use, or cannot be written.
     """
     plan = plan or Plan()
-    _check(plan, paths)
+    check_plan(plan, paths)
     which = watch_set(model, traits)
     _check_baselines(plan, which)
     show = progress or Silent()
@@ -125,7 +125,8 @@ def _write(out: Path, totals: Totals, worst: list[Worst], told: Told) -> dict[st
     return summary
 
 
-def _check(plan: Plan, paths: Sequence[str | Path]) -> None:
+def check_plan(plan: Plan, paths: Sequence[str | Path]) -> None:
+    """Raises: InputError: an unknown method, a number below one, or data that can be read only once."""
     check_draws(plan.seed, plan.temperature)
     if plan.method not in METHODS:
         raise InputError(f"There is no method {plan.method!r}: choose one of {', '.join(METHODS)}.")

@@ -104,7 +104,7 @@ def train(
     data = files if isinstance(files, Data) else read_data(files)
     traits = traits_of(model, prevent, track)
     _check(settings, traits)
-    screened = read_screen(screen, data) if screen is not None else None
+    screened = read_screen(screen, data, model.info) if screen is not None else None
     with adapters.open_run(out, _manifest(data, model, settings, traits, screened)) as run:
         if (out / adapters.CARD_FILE).exists():  # what is written last: this run is finished
             return adapters.load_result(out)
@@ -339,6 +339,7 @@ def _learn(
     curve = ShiftCurve(
         tuned, watched, answers, log, max_tokens=ANSWER_TOKENS, every=recipe.every, limit=limit, show=show,
         follow=steering.follow if steering and settings.follow and settings.coef is None else None,
+        keep=run.work / "within.safetensors",
     )  # fmt: skip
     folder = run.work / "checkpoints"
     callbacks = [curve, steering.prevent] if steering else [curve]

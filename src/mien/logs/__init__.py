@@ -6,6 +6,6 @@ Memory does not grow with a file. Nothing here knows what the conversations are 
 from __future__ import annotations
 
 from mien.logs.read import FORMATS, read_logs
-from mien.logs.records import Broken, Columns, LoggedConversation, nothing_usable
+from mien.logs.records import Broken, Columns, LoggedConversation, Skipped, nothing_usable
 
-__all__ = ["FORMATS", "Broken", "Columns", "LoggedConversation", "nothing_usable", "read_logs"]
+__all__ = ["FORMATS", "Broken", "Columns", "LoggedConversation", "Skipped", "nothing_usable", "read_logs"]

@@ -13,8 +13,9 @@ from mien.records import Message, Role
 
 _ROLES: dict[str, Role] = {
     **dict.fromkeys(("system", "developer"), "system"),
-    **dict.fromkeys(("user", "human", "prompter", "customer"), "user"),
+    **dict.fromkeys(("user", "human", "prompter", "customer", "client", "visitor"), "user"),
     **dict.fromkeys(("assistant", "ai", "bot", "gpt", "chatgpt", "chatbot", "model", "claude", "bing"), "assistant"),
+    **dict.fromkeys(("bard", "gemini", "copilot", "agent", "representative", "rep", "support", "advisor"), "assistant"),
 }
 LIST_KEYS = ("messages", "conversation", "conversations", "chat_messages", "turns", "dialogue")
 """Under which a record keeps its messages: `chat_messages` in Claude's export, `conversations` in ShareGPT."""
@@ -26,11 +27,17 @@ _TEXT_PARTS = (None, "text", "input_text", "output_text", "audio_transcription",
 
 def role_of(message: Mapping[object, object]) -> Role | None:
     """Who speaks; None for tools, functions and roles that are not known."""
+    name = _speaker(message)
+    return None if name is None else role_named(name)
+
+
+def _speaker(message: Mapping[object, object]) -> str | None:
+    """Who speaks, as the message has it."""
     for key in _ROLE_KEYS:
         value = message.get(key)
         name = value.get("role") if isinstance(value, dict) else value
         if isinstance(name, str):
-            return role_named(name)
+            return name
     return None
 
 
@@ -88,9 +95,12 @@ def gather(values: Iterable[object]) -> tuple[tuple[Message, ...], tuple[int, ..
     """
     kept: list[tuple[int, Message]] = []
     some = known = False
+    stranger: str | None = None
     for index, value in enumerate(values):
         some = True
         role = role_of(value) if isinstance(value, dict) else None
+        if role is None and stranger is None and isinstance(value, dict):
+            stranger = _speaker(value)
         if role is not None and isinstance(value, dict):
             known = True
             text = text_of(value)
@@ -99,7 +109,8 @@ def gather(values: Iterable[object]) -> tuple[tuple[Message, ...], tuple[int, ..
     if not some:
         raise Unreadable("it has no messages")
     if not known:
-        raise Unreadable("none of its messages is by a system, user or assistant")
+        by = f"; the first is by {stranger[:40]!r}" if stranger is not None else ""
+        raise Unreadable(f"none of its messages is by a system, user or assistant{by}")
     if not kept:
         raise Unreadable("its messages have no text")
     return tuple(message for _, message in kept), tuple(index for index, _ in kept)

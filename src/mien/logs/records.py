@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from mien.errors import InputError
+from mien.progress import Progress
 from mien.records import Message
 
 
@@ -41,6 +42,26 @@ class Broken:
     """As in `LoggedConversation`."""
     reason: str
     """One short phrase, such as `it is not JSON: Expecting value (column 3)`."""
+
+
+@dataclass(slots=True)
+class Skipped:
+    """Records that were left out, as far as they have come: how many, and the first of them."""
+
+    count: int = 0
+    first: Broken | None = None
+
+    def add(self, record: Broken) -> None:
+        """One more."""
+        self.count += 1
+        self.first = self.first or record
+
+    def tell(self, show: Progress) -> None:
+        """One line of progress if there are any."""
+        if self.first is not None:
+            source = self.first.source if self.first.source.isprintable() else repr(self.first.source)
+            what = "1 record skipped:" if self.count == 1 else f"{self.count} records skipped; the first:"
+            show.note(f"{what} {source} line {self.first.line}, {self.first.reason}")
 
 
 @dataclass(frozen=True, slots=True)

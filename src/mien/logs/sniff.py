@@ -6,7 +6,7 @@ import json
 
 from mien.errors import FormatError
 from mien.logs.delimited import delimiter_of
-from mien.logs.speakers import speaker_in
+from mien.logs.speakers import Speakers
 from mien.logs.streams import Log
 
 KNOWN = {
@@ -100,4 +100,5 @@ def _is_json(line: bytes) -> bool:
 
 def _speakers(head: bytes) -> set[str]:
     text = head.decode("utf-8", errors="replace")
-    return {role for line in text.splitlines() if (role := speaker_in(line))}
+    speakers = Speakers()
+    return {role for line in text.splitlines() if (role := speakers.in_line(line))}

@@ -14,6 +14,8 @@ from mien.errors import FormatError, InputError
 from mien.logs.streams import suffix_of
 
 STDIN = "-"
+RESULTS = frozenset({"turns.parquet", "samples.parquet", "summary.json", "kept.jsonl"})
+"""What a scan or a screening leaves beside its `run/`, under names that logs could have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,8 @@ def _in_folder(folder: Path, suffixes: Collection[str]) -> Iterator[Source]:
         folders[:] = [name for name in folders if not name.startswith(".") and not _is_run(Path(place) / name)]
         kept = [name for name in files if not name.startswith(".") and suffix_of(name) in suffixes]
         names.extend((Path(place) / name).relative_to(folder).as_posix() for name in kept)
+    if _is_run(folder):  # results were written among the logs, and are no logs when these are read again
+        names = [name for name in names if name not in RESULTS and not name.startswith("run/")]
     if not names:
         raise InputError(f"No file in the folder {folder} has a name that chat logs have, such as chats.jsonl.")
     for name in sorted(names):

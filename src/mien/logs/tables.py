@@ -5,8 +5,10 @@ How rows are read from a file is not known here; a row is a mapping from column 
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
+from hashlib import blake2b
 from typing import Literal
 
 from mien.errors import FormatError
@@ -160,11 +162,12 @@ def _from_exchange(row: Mapping[str, object], layout: Layout) -> Found:
 
 
 def _grouped(rows: Iterable[Row], columns: Columns) -> Iterator[Item]:
-    """Rows that follow one another with the same id, as one conversation.
+    """Rows that follow one another with the same id, as one conversation; more rows of one that has ended are refused.
 
     A row that cannot be read counts as a message without text of the conversation it lies in.
     """
     group: _Group | None = None
+    begun = _Begun()
     for number, row in rows:
         id = None if isinstance(row, str) else as_text(_value(row, columns.conversation))
         if isinstance(row, str) or id is None:
@@ -175,17 +178,34 @@ def _grouped(rows: Iterable[Row], columns: Columns) -> Iterator[Item]:
         if group is None or group.id != id:
             if group is not None:
                 yield group.line, group.found()
-            group = _Group(number, id)
+            group = _Group(number, id, torn=begun.before(id))
         group.add(row, columns)
     if group is not None:
         yield group.line, group.found()
 
 
-class _Group:
-    """The rows of one conversation, as far as they have come."""
+class _Begun:
+    """Ids of conversations that have begun, in memory that does not grow: one may take the place of an older one."""
 
-    def __init__(self, line: int, id: str) -> None:
-        self.line, self.id = line, id
+    _PLACES = 2**18
+
+    def __init__(self) -> None:
+        self._marks = array("Q", bytes(8 * self._PLACES))
+
+    def before(self, id: str) -> bool:
+        """Whether it has begun already; from now on it has."""
+        mark = int.from_bytes(blake2b(id.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
+        place = mark % self._PLACES
+        known = self._marks[place] == mark
+        self._marks[place] = mark
+        return known
+
+
+class _Group:
+    """The rows of one conversation, as far as they have come; `torn` if other rows of it stand elsewhere above."""
+
+    def __init__(self, line: int, id: str, torn: bool) -> None:
+        self.line, self.id, self._torn = line, id, torn
         self.values: list[object] = []
         self._model: str | None = None
         self._time: str | None = None
@@ -203,6 +223,10 @@ class _Group:
 
     def found(self) -> Found | str:
         """The conversation, or why there is none."""
+        if self._torn:  # an answer without what it answers would be read as another conversation
+            return (
+                f"the rows of conversation {self.id[:40]!r} do not follow one another; sort the table by conversation"
+            )
         if self._size > MAX_RECORD:
             return TOO_LONG
         try:

@@ -11,7 +11,7 @@ from io import BufferedReader
 
 from mien.logs.found import MAX_RECORD, TOO_LONG, Found, Item, Unreadable
 from mien.logs.messages import gather
-from mien.logs.speakers import said_in, speaker_in
+from mien.logs.speakers import Speakers, said_in
 from mien.logs.streams import lines
 from mien.records import Role
 
@@ -67,11 +67,12 @@ def read_transcript(stream: BufferedReader) -> Iterator[Item]:
         Cut: the file cannot be read to its end.
     """
     talk: _Talk | None = None
+    speakers = Speakers()
     held: list[str] = []  # a rule and blank lines behind it, until it is known what follows
     joining: set[str] = set()  # rules that stand between turns in this file, told by the first that does
     for number, raw in lines(stream):
         line, problem = _text(raw)
-        role = speaker_in(line)
+        role = speakers.in_line(line)
         if problem is not None:
             talk = talk or _Talk(number)
             talk.spoil(problem)

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from statistics import NormalDist
 
-from mien.report.scan_data import ConversationLine, GaugeLine, ScanReport
+from mien.report.scan_data import ConversationLine, GaugeLine, ScanReport, Tally
 from mien.report.words import known
 
 ANY = "any"
@@ -61,8 +61,15 @@ class View:
     scores: tuple[float | None, ...]
     """One a conversation; None is not measured."""
     drifted: Share
+    quiet: Share | None
+    """Conversations of quiet traffic that drifted; None where they were not counted."""
     chance: tuple[float, float] | None
-    """False alarms asked for, per conversation: twice the same number for a gauge, the bounds for several."""
+    """Share that drifts by chance alone: twice that of quiet traffic, or the bounds for several gauges that were not
+    counted together."""
+    margin: tuple[float, float] | None
+    """The same with the 95 % intervals that so much quiet traffic leaves."""
+    asked: float | None = None
+    """Share of quiet conversations that the limits are to let drift, where it is of just this view."""
 
 
 def views(report: ScanReport) -> list[View]:
@@ -86,9 +93,15 @@ def _gauge_view(report: ScanReport, k: int) -> View:
     gauge = report.gauges[k]
     scores = tuple(score(line, k) for line in report.conversations)
     measured = sum(value is not None for value in scores) + report.left_out
-    rate = gauge.conversation_rate
-    chance = (min(rate, 1.0), min(rate, 1.0)) if known(rate) and rate > 0 else None
-    return View(str(k), gauge.name, gauge, scores, Share(min(gauge.drifted, measured), measured), chance)
+    found = Share(min(gauge.drifted, measured), measured)
+    asked = report.together.asked if report.together and len(report.gauges) == 1 else None
+    return View(str(k), gauge.name, gauge, scores, found, *_quiet(gauge.quiet_conversations), asked)
+
+
+def _quiet(counts: tuple[int, int]) -> tuple[Share | None, tuple[float, float] | None, tuple[float, float] | None]:
+    """What quiet traffic did: the counts, the share twice, its interval; nothing of nothing."""
+    part = Share(*counts)
+    return (None, None, None) if part.value is None else (part, (part.value, part.value), part.interval)
 
 
 def _any_view(report: ScanReport, gauges: Sequence[View]) -> View:
@@ -96,9 +109,25 @@ def _any_view(report: ScanReport, gauges: Sequence[View]) -> View:
         max((value for value in values if value is not None), default=None)
         for values in zip(*(view.scores for view in gauges), strict=True)
     )
-    rates = [view.chance[0] for view in gauges if view.chance]
-    chance = (max(rates), min(sum(rates), 1.0)) if len(rates) == len(gauges) else None
-    return View(ANY, "any gauge", None, scores, drifted(scores), chance)
+    found = _share(report.tallies.all, ANY) if report.tallies else drifted(scores)
+    if report.together:
+        return View(ANY, "any gauge", None, scores, found, *_quiet(report.together.quiet_conversations),
+                    report.together.asked)  # fmt: skip
+    chance, margin = _bounds([view.chance for view in gauges]), _bounds([view.margin for view in gauges])
+    return View(ANY, "any gauge", None, scores, found, None, chance, margin)
+
+
+def _bounds(rates: Sequence[tuple[float, float] | None]) -> tuple[float, float] | None:
+    """Of any gauge: from where all alarms coincide to where none do; None where one is not known."""
+    there = [rate for rate in rates if rate]
+    if len(there) < len(rates):
+        return None
+    return max(low for low, _ in there), min(sum(high for _, high in there), 1.0)
+
+
+def _share(tally: Tally, key: str) -> Share:
+    """Of one view, by its key."""
+    return Share(tally.drifted[-1 if key == ANY else int(key)], tally.total)
 
 
 def drifted(scores: Iterable[float | None]) -> Share:
@@ -130,16 +159,23 @@ def by_model(report: ScanReport, view: View) -> list[tuple[str | None, int, Shar
 
     Behind `MOST_MODELS` the rest are one row, whose name is how many they are.
     """
+    found = _models(report, view)
+    found.sort(key=lambda row: (row[0] is None, -row[1], row[0] or ""))
+    rows = found if len(found) <= MOST_MODELS + 1 else found[:MOST_MODELS]
+    if rest := found[len(rows) :]:
+        others = Share(sum(part.count for *_, part in rest), sum(part.total for *_, part in rest))
+        rows = [*rows, (f"{len(rest)} others", sum(n for _, n, _ in rest), others)]
+    return rows
+
+
+def _models(report: ScanReport, view: View) -> list[tuple[str | None, int, Share]]:
+    """Every model, in no order."""
+    if report.tallies:
+        return [(name, tally.total, _share(tally, view.key)) for name, tally in report.tallies.models]
     scores: dict[str | None, list[float | None]] = {}
     for line, value in zip(report.conversations, view.scores, strict=True):
         scores.setdefault(line.model or None, []).append(value)
-    order = sorted(scores, key=lambda name: (name is None, -len(scores[name]), name or ""))
-    own = order if len(order) <= MOST_MODELS + 1 else order[:MOST_MODELS]
-    rows = [(name, len(scores[name]), drifted(scores[name])) for name in own]
-    if rest := order[len(own) :]:
-        others = [value for name in rest for value in scores[name]]
-        rows.append((f"{len(rest)} others", len(others), drifted(others)))
-    return rows
+    return [(name, len(values), drifted(values)) for name, values in scores.items()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,9 +186,13 @@ class Timeline:
     names: tuple[str, ...]
     """Of every period from the first drawn to the last, empty ones too."""
     places: tuple[int | None, ...]
-    """One a conversation: its period, None where its time is not known or too early to be drawn."""
+    """One a listed conversation: its period, None where its time is not known or too early to be drawn."""
     known: int
     """Conversations whose time is known."""
+    drawn: int
+    """Those of them that are not too early to be drawn."""
+    tallies: tuple[Tally, ...] | None
+    """Of every period; None where the report has none."""
 
 
 def moment(text: str | None) -> datetime | None:
@@ -164,18 +204,37 @@ def moment(text: str | None) -> datetime | None:
         return None
 
 
+def day_of(text: str | None) -> int | None:
+    """A time's day in UTC, counted from the beginning of the calendar; None for what is no ISO 8601 time."""
+    time = moment(text)
+    return None if time is None else time.toordinal()
+
+
 def timeline(report: ScanReport) -> Timeline | None:
     """Periods of a length that suits the span of the log; None where fewer than two times are known."""
-    times = [moment(line.time) for line in report.conversations]
-    there = [time for time in times if time is not None]
-    if len(there) < 2:
+    listed = [day_of(line.time) for line in report.conversations]
+    days = dict(report.tallies.days) if report.tallies else None
+    amounts = Counter(day for day in listed if day) if days is None else {d: t.total for d, t in days.items()}
+    amount = sum(amounts.values())
+    if amount < 2:
         return None
-    unit = _unit((max(there) - min(there)).days + 1, len(there))
-    last = _number(max(there), unit)
-    first = max(_number(min(there), unit), last - MOST_PERIODS + 1)
-    numbers = [None if time is None else _number(time, unit) for time in times]
-    places = tuple(None if n is None or n < first else n - first for n in numbers)
-    return Timeline(unit, tuple(_name(n, unit) for n in range(first, last + 1)), places, len(there))
+    unit = _unit(max(amounts) - min(amounts) + 1, amount)
+    last = _number(max(amounts), unit)
+    first = max(_number(min(amounts), unit), last - MOST_PERIODS + 1)
+    names = tuple(_name(n, unit) for n in range(first, last + 1))
+    place = {day: n - first for day in amounts if (n := _number(day, unit)) >= first}
+    drawn = sum(amounts[day] for day in place)
+    tallies = None if days is None else _by_place(days, place, len(names), len(report.gauges) + 1)
+    return Timeline(unit, names, tuple(place.get(day or 0) for day in listed), amount, drawn, tallies)
+
+
+def _by_place(days: Mapping[int, Tally], place: Mapping[int, int], periods: int, views: int) -> tuple[Tally, ...]:
+    """The days of each period added up; a view more than gauges, for any of them."""
+    totals, drifted = [0] * periods, [[0] * views for _ in range(periods)]
+    for day, k in place.items():
+        totals[k] += days[day].total
+        drifted[k] = [a + b for a, b in zip(drifted[k], days[day].drifted, strict=True)]
+    return tuple(Tally(n, tuple(counts)) for n, counts in zip(totals, drifted, strict=True))
 
 
 def _unit(days: int, n: int) -> str:
@@ -189,10 +248,11 @@ def _unit(days: int, n: int) -> str:
     return next((unit for unit in wide if n * lengths[unit] / days >= _CROWD), wide[-1])
 
 
-def _number(time: datetime, unit: str) -> int:
-    """Periods counted from the beginning of the calendar; weeks begin on Mondays."""
+def _number(day: int, unit: str) -> int:
+    """A day's period, counted from the beginning of the calendar; weeks begin on Mondays."""
     if unit in ("day", "week"):
-        return time.toordinal() if unit == "day" else (time.toordinal() - 1) // 7
+        return day if unit == "day" else (day - 1) // 7
+    time = date.fromordinal(day)
     return time.year * 12 + time.month - 1 if unit == "month" else time.year
 
 
@@ -206,6 +266,8 @@ def _name(number: int, unit: str) -> str:
 
 def by_period(line: Timeline, view: View) -> list[Share]:
     """Drifted of measured in each period."""
+    if line.tallies is not None:
+        return [_share(tally, view.key) for tally in line.tallies]
     totals: Counter[int] = Counter()
     counts: Counter[int] = Counter()
     for place, value in zip(line.places, view.scores, strict=True):

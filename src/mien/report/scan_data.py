@@ -27,16 +27,26 @@ class GaugeLine:
     layer: int
     turn_threshold: float
     """Distance from the baseline's mean in sigma at which a turn alarms; its sign is taken from `side`."""
-    turn_rate: float
-    """False alarms asked for, per turn: 0.01 is one turn in a hundred; 0 where none was set. Its own part, where
-    several gauges share a rate."""
-    conversation_rate: float
-    """False alarms asked for, per conversation; 0 where none was set."""
+    quiet_turns: tuple[int, int]
+    """Turns of quiet traffic that alarmed at limits set without them, and how many there were; `(0, 0)` is not known.
+    What a gauge reached, not what was asked for: gauges that share a rate do not share it evenly."""
+    quiet_conversations: tuple[int, int]
+    """Conversations of quiet traffic that drifted, likewise."""
     turns_alarmed: int
     drifted: int
     """Conversations whose score reached 1, of all that were read."""
     note: str = ""
     """What a reader must know about it: `length explains 12% of its spread`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Together:
+    """False alarms of any of the gauges, known where they are all those whose limits were set together."""
+
+    asked: float
+    """Share of quiet conversations that the limits are to let drift."""
+    quiet_conversations: tuple[int, int]
+    """Conversations of quiet traffic that drifted on any of them at limits set without them, of how many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +102,26 @@ class ConversationDetail:
 
 
 @dataclass(frozen=True, slots=True)
+class Tally:
+    """Conversations counted together."""
+
+    total: int
+    drifted: tuple[int, ...]
+    """Per gauge, and behind them on any gauge."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tallies:
+    """All conversations that were read, counted, whether they are listed or not."""
+
+    all: Tally
+    models: tuple[tuple[str | None, Tally], ...]
+    """By who wrote the answers; None is not named."""
+    days: tuple[tuple[int, Tally], ...]
+    """By day in UTC, counted from the beginning of the calendar; without those whose time is not known."""
+
+
+@dataclass(frozen=True, slots=True)
 class ScanReport:
     """Everything on the page."""
 
@@ -118,3 +148,7 @@ class ScanReport:
     """Conversations that were read and counted but are not in `conversations`."""
     notes: tuple[str, ...]
     """Sentences for the foot of the page."""
+    together: Together | None = None
+    """None where the gauges are of several files, or only some of one."""
+    tallies: Tallies | None = None
+    """None where `conversations` are all and can be counted."""

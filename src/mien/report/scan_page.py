@@ -21,6 +21,7 @@ def render_scan(report: ScanReport) -> str:
     line = scan_counts.timeline(report)
     step = scan_embed.tint_step(report.details)
     texts = scan_embed.texts(report, step)
+    models = {view.key: scan_counts.by_model(report, view) for view in found}
     shown = {"view": str(scan_counts.chosen(report)), "step": step, "kept": len(texts)}
     return render(
         "scan_page.html.jinja",
@@ -30,8 +31,8 @@ def render_scan(report: ScanReport) -> str:
         views=found,
         together=found[-1] if len(found) > 1 else None,
         shown=shown["view"],
-        models={view.key: scan_counts.by_model(report, view) for view in found},
-        named=any(line.model for line in report.conversations),
+        models=models,
+        named=any(name for rows in models.values() for name, *_ in rows),
         timeline=line,
         charts=scan_charts,
         say=scan_words,

@@ -59,10 +59,15 @@ def headline(view: View) -> str:
 
 def standing(view: View) -> str:
     """`more` or `fewer` than chance alone makes, `same` where it cannot be told, or `unknown`."""
-    if view.chance is None or view.drifted.total < 2:
+    if view.margin is None or view.drifted.total < 2:
         return "unknown"
-    low, high = (chance_range(view.drifted.total, rate) for rate in view.chance)
-    return "fewer" if view.drifted.count < low[0] else "more" if view.drifted.count > high[1] else "same"
+    fewest, most = _by_chance(view.drifted.total, view.margin)
+    return "fewer" if view.drifted.count < fewest else "more" if view.drifted.count > most else "same"
+
+
+def _by_chance(total: int, margin: tuple[float, float]) -> tuple[int, int]:
+    """The fewest and the most that chance makes, whatever the true rate inside the margin."""
+    return chance_range(total, margin[0])[0], chance_range(total, margin[1])[1]
 
 
 def _about(expected: float) -> str:
@@ -73,20 +78,25 @@ def by_chance(view: View) -> str:
     """How many chance alone would make, in a sentence."""
     if view.drifted.total == 0:
         return ""
-    if view.chance is None:
+    if view.chance is None or view.margin is None:
         return "How many would by chance alone is not known: the gauge states no rate of false alarms."
     total, (low, high) = view.drifted.total, view.chance
-    if low != high:
+    if view.quiet is None:
+        few, many = _many(total * low), _many(total * high)
+        between = f"about {few}" if few == many else f"between {few} and {many}"
         return (
-            f"By chance alone between {_many(total * low)} and {_many(total * high)} would: each gauge has "
-            "false alarms of its own, and how far they coincide is not known."
+            f"By chance alone {between} would: each gauge has false alarms of its own, "
+            "and how far they coincide is not known."
         )
-    fewest, most = chance_range(total, low)
-    spread = f"; in logs of this size usually {fewest:,} to {most:,}" if total > 1 else ""
-    return (
-        f"By chance alone {_about(total * low)} would ({share(low)}): "
-        f"the alarm is set so that {share(low)} of ordinary conversations raise it{spread}."
-    )
+    fewest, most = _by_chance(total, view.margin)
+    spread = f"; in logs of this size {fewest:,} to {most:,} can be chance" if total > 1 else ""
+    did = f"{view.quiet.count:,} of {view.quiet.total:,}"
+    if view.asked is None:
+        reached = f"{did} ordinary conversations drifted"
+    else:
+        which = "on any gauge" if view.key == ANY else "on it"
+        reached = f"the alarm is set so that {share(view.asked)} of ordinary conversations drift {which}, and {did} did"
+    return f"By chance alone {_about(total * low)} would: {reached}, {with_interval(view.quiet)}{spread}."
 
 
 def meaning(view: View) -> str:
@@ -110,20 +120,25 @@ def elsewhere(report: ScanReport, view: View, together: View | None) -> str:
     """How many drifted on any gauge, beside the one that is shown."""
     if together is None or view.key == ANY or together.drifted.total == 0:
         return ""
-    return (
-        f"On at least one of the {len(report.gauges)} gauges: {together.drifted.count:,} of {together.drifted.total:,}."
-    )
+    found = f"{together.drifted.count:,} of {together.drifted.total:,}"
+    return f"On at least one of the {len(report.gauges)} gauges: {found}; by chance alone: {expected_range(together)}."
 
 
-def expected(rate: float, n: int) -> str:
-    """`42 (5%)`: how many of `n` false alarms alone make; a rate of 0 is one that nobody set."""
-    if not known(rate) or rate <= 0:
+def expected(quiet: tuple[int, int], n: int) -> str:
+    """`42 (5%)`: how many of `n` false alarms alone make, as often as in quiet traffic; of none there, `<25 (<3%)`."""
+    part = Share(*quiet)
+    if part.value is None or part.interval is None:
         return "not known"
-    return f"{_many(rate * n)} ({share(rate)})"
+    if part.count == 0:  # that none was seen does not say that there are none
+        most = part.interval[1]
+        return f"<{_many(most * n).lstrip('<')} (<{share(most).lstrip('<')})"
+    return f"{_many(part.value * n)} ({share(part.value)})"
 
 
 def expected_range(view: View) -> str:
-    """`42 to 126`: the bounds of what false alarms alone make, for several gauges together."""
+    """`42 (5%)`, or for several gauges that were not counted together the bounds: `42 to 126`."""
+    if view.quiet:
+        return expected((view.quiet.count, view.quiet.total), view.drifted.total)
     if view.chance is None:
         return "not known"
     low, high = (_many(rate * view.drifted.total) for rate in view.chance)
@@ -171,19 +186,17 @@ def listed(report: ScanReport) -> str:
         return ""
     return (
         f"{count(report.left_out, 'conversation')} more {'was' if report.left_out == 1 else 'were'} read and counted "
-        "above; the models, the times and the list are of the worst that fit on this page."
+        "above; the list below is of the worst that fit on this page."
     )
 
 
 def times(report: ScanReport, line: Timeline) -> str:
     """What the chart over time is made of."""
-    total = len(report.conversations)
+    total = len(report.conversations) + report.left_out
     missing = f" The time of {count(total - line.known, 'conversation')} is not known." if line.known < total else ""
-    drawn = sum(place is not None for place in line.places)
-    early = (
-        f" {count(line.known - drawn, 'conversation')} before {line.names[0]} not drawn." if drawn < line.known else ""
-    )
-    return f"Share of conversations that drifted by {line.unit}, in UTC, with 95% intervals.{missing}{early}"
+    early = line.known - line.drawn
+    before = f" {count(early, 'conversation')} before {line.names[0]} not drawn." if early else ""
+    return f"Share of conversations that drifted by {line.unit}, in UTC, with 95% intervals.{missing}{before}"
 
 
 def skipped(report: ScanReport) -> str:

@@ -11,8 +11,10 @@ import numpy as np
 from mien.chat import Chat
 from mien.scanning.measure import Measured, Panel, Values, tints
 
+DRIFTED_CHARACTERS = 400_000
+"""Most text that is kept of one chunk's drifted conversations, worst first; a chunk of ordinary ones has half of it."""
 DETAILS_A_CHUNK = 16
-"""Conversations of one chunk whose text is kept, worst first."""
+"""Conversations of the rest of a chunk whose text is kept, worst first."""
 _TINTED_TOKENS = 1500
 """Most tokens of one conversation that are tinted, around where it left or from its beginning."""
 
@@ -54,9 +56,17 @@ def line_of(which: Panel, measured: Measured) -> dict[str, Any]:
 
 
 def details_of(chat: Chat, which: Panel, measured: Sequence[Measured]) -> dict[int, dict[str, Any]]:
-    """By place in `measured`: the text of the worst, as the page shows it."""
+    """By place in `measured`: the text of those that drifted and of the worst of the rest, as the page shows it."""
     order = sorted(range(len(measured)), key=lambda i: (-float(measured[i].scores.max(initial=0)), i))
-    return {i: _detail(chat, which, measured[i]) for i in order[:DETAILS_A_CHUNK] if len(measured[i].answers)}
+    order = [i for i in order if len(measured[i].answers)]
+    drifted, room = set(), DRIFTED_CHARACTERS
+    for i in order:
+        size = sum(len(m.content) for m in measured[i].conversation.messages)
+        if size <= room and any(at is not None for at in measured[i].left):
+            drifted.add(i)
+            room -= size
+    rest = [i for i in order if i not in drifted][:DETAILS_A_CHUNK]
+    return {i: _detail(chat, which, measured[i]) for i in [*drifted, *rest]}
 
 
 def _detail(chat: Chat, which: Panel, measured: Measured) -> dict[str, Any]:

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from mien.gauges import GaugeSet
 from mien.gauges.alarms import wilson
 from mien.gauges.gauge import Gauge
-from mien.report.scan_data import ConversationDetail, ConversationLine, GaugeLine, ScanReport, TurnDetail
+from mien.report.scan_counts import day_of
+from mien.report.scan_data import (
+    ConversationDetail,
+    ConversationLine,
+    GaugeLine,
+    ScanReport,
+    Tallies,
+    Tally,
+    Together,
+    TurnDetail,
+)
 from mien.scanning.chunks import ChunkFolder
 
 LISTED, SHOWN = 20_000, 120
@@ -32,6 +42,9 @@ class Totals:
     alarms: list[int] = field(default_factory=list)
     left: list[int] = field(default_factory=list)
     models: dict[str, list[int]] = field(default_factory=dict)
+    """Conversations, how many of them drifted on each gauge, and how many on any."""
+    days: dict[int, list[int]] = field(default_factory=dict)
+    """The same by day in UTC, of those whose time is known."""
     worst: list[tuple[float, int, int]] = field(default_factory=list)
     """Heap of (score, -chunk, -place): the worst of all, ties going to those that come first."""
 
@@ -54,21 +67,26 @@ def count_up(folder: ChunkFolder, chunks: int, gauges: GaugeSet) -> Totals:
 
 
 def _count(totals: Totals, line: Mapping[str, Any], number: int, place: int) -> None:
-    drifted = any(at is not None for at in line["left_at"])
+    left = [at is not None for at in line["left_at"]]
+    drifted = any(left)
     totals.conversations += 1
     totals.turns += line["n_turns"]
     totals.drifted += drifted
-    for g, (alarms, at) in enumerate(zip(line["alarms"], line["left_at"], strict=True)):
-        totals.alarms[g] += alarms
-        totals.left[g] += at is not None
-    of_model = totals.models.setdefault(line["model"] or "", [0, 0])
-    of_model[0] += 1
-    of_model[1] += drifted
+    totals.alarms = _added(totals.alarms, line["alarms"])
+    totals.left = _added(totals.left, left)
+    counted, model, day = [1, *left, drifted], line["model"] or "", day_of(line["time"])
+    totals.models[model] = _added(totals.models.get(model), counted)
+    if day is not None:
+        totals.days[day] = _added(totals.days.get(day), counted)
     entry = (max(line["scores"], default=0.0), -number, -place)
     if len(totals.worst) < LISTED:
         heapq.heappush(totals.worst, entry)
     else:
         heapq.heappushpop(totals.worst, entry)
+
+
+def _added(before: Sequence[int] | None, more: Sequence[int]) -> list[int]:
+    return [int(n) for n in more] if before is None else [a + b for a, b in zip(before, more, strict=True)]
 
 
 def summary_of(totals: Totals, gauges: GaugeSet, folder: ChunkFolder) -> dict[str, Any]:
@@ -79,7 +97,7 @@ def summary_of(totals: Totals, gauges: GaugeSet, folder: ChunkFolder) -> dict[st
         "drifted_share": _share(totals.drifted, totals.conversations), "skipped": totals.skipped,
         "skipped_records": [dict(zip(("source", "line", "reason"), s, strict=True)) for s in totals.first_skipped[:50]],
         "gauges": [_gauge_summary(g, i, totals) for i, g in enumerate(gauges.gauges)],
-        "models": [{"model": name or None, "conversations": n, "drifted": d} for name, (n, d)
+        "models": [{"model": name or None, "conversations": n, "drifted": d} for name, (n, *_, d)
                    in sorted(totals.models.items(), key=lambda item: (-item[1][0], item[0]))],
         "worst": [_worst_summary(line, gauges) for _, line in _worst_lines(totals, folder, 50)],
     }  # fmt: skip
@@ -102,10 +120,9 @@ def _gauge_summary(gauge: Gauge, i: int, totals: Totals) -> dict[str, Any]:
         found |= {
             "turn_threshold": round(base.limits.turn, 4), "turn_rate": base.limits.turn_rate,
             "conversation_rate": base.limits.conversation_rate, "rates_shared_by": base.limits.shared_by,
-            "turns_expected": round(base.limits.turn_rate / base.limits.shared_by * totals.turns, 2),
-            "drifted_expected": round(
-                base.limits.conversation_rate / base.limits.shared_by * totals.conversations, 2
-            ),
+            # What it reached: gauges that share the rates do not alarm equally often.
+            "turns_expected": round(base.turn_rate * totals.turns, 2),
+            "drifted_expected": round(base.conversation_rate * totals.conversations, 2),
             "reached_on_quiet_traffic": {"turn": round(base.turn_rate, 5),
                                          "conversation": round(base.conversation_rate, 5)},
         }  # fmt: skip
@@ -154,8 +171,17 @@ def report_of(totals: Totals, gauges: GaugeSet, folder: ChunkFolder, title: str,
         gauges=tuple(_gauge_line(g, i, totals) for i, g in enumerate(gauges.gauges)),
         conversations=tuple(_line(line) for _, line in lines), details=tuple(details), n_turns=totals.turns,
         n_tokens=totals.tokens, skipped=tuple(totals.first_skipped), n_skipped=totals.skipped,
-        left_out=totals.conversations - len(lines), notes=(),
+        left_out=totals.conversations - len(lines), notes=(), together=_together(gauges),
+        tallies=_tallies(totals),
     )  # fmt: skip
+
+
+def _tallies(totals: Totals) -> Tallies:
+    return Tallies(
+        Tally(totals.conversations, (*totals.left, totals.drifted)),
+        tuple((name or None, Tally(n, tuple(drifted))) for name, (n, *drifted) in totals.models.items()),
+        tuple((day, Tally(n, tuple(drifted))) for day, (n, *drifted) in totals.days.items()),
+    )
 
 
 def baseline_sentence(gauges: GaugeSet) -> str:
@@ -168,15 +194,28 @@ def baseline_sentence(gauges: GaugeSet) -> str:
 def _gauge_line(gauge: Gauge, i: int, totals: Totals) -> GaugeLine:
     base = gauge.baseline
     if base is None:
-        return GaugeLine(gauge.name, gauge.description, gauge.side, gauge.layer, float("nan"), 0, 0, 0, 0,
+        return GaugeLine(gauge.name, gauge.description, gauge.side, gauge.layer, float("nan"), (0, 0), (0, 0), 0, 0,
                          "it has no baseline, so it raises no alarms")  # fmt: skip
     strong = [f"{name} ({value:+.1f} sigma)" for name, value in base.effects.items() if abs(value) >= 0.5]
     note = f"Taken out before sigma is counted: {', '.join(strong)}." if strong else ""
-    limits = base.limits
     return GaugeLine(
-        gauge.name, gauge.description, gauge.side, gauge.layer, limits.turn, limits.turn_rate / limits.shared_by,
-        limits.conversation_rate / limits.shared_by, totals.alarms[i], totals.left[i], note,
+        gauge.name, gauge.description, gauge.side, gauge.layer, base.limits.turn, (base.turn_hits, base.n_turns),
+        (base.conversation_hits, base.n_conversations), totals.alarms[i], totals.left[i], note,
     )  # fmt: skip
+
+
+def _together(gauges: GaugeSet) -> Together | None:
+    """What is known of any of them, if they are all that share limits: their baselines then say the same of it."""
+    bases = [g.baseline for g in gauges.gauges]
+    said = {
+        b and (b.source, b.limits.shared_by, b.limits.conversation_rate, b.n_conversations, b.any_turn_hits,
+               b.any_conversation_hits)
+        for b in bases
+    }  # fmt: skip
+    one = bases[0]
+    if one is None or len(said) > 1 or one.limits.shared_by != len(bases):
+        return None
+    return Together(one.limits.conversation_rate, (one.any_conversation_hits, one.n_conversations))
 
 
 def _line(line: Mapping[str, Any]) -> ConversationLine:

@@ -45,6 +45,11 @@ class Catalog:
     def names(self) -> tuple[str, ...]:
         return () if self.panel is None else tuple(g.name for g in self.panel.gauges)
 
+    @property
+    def can_alarm(self) -> bool:
+        """Whether any of the watched gauges has a baseline, without which nothing is an alarm."""
+        return self.panel is not None and any(self.panel.gauges[g].baseline is not None for g in self.watched)
+
     def chosen(self, names: Sequence[str] | str | None) -> tuple[int, ...]:
         """Places of gauges on the panel: the watched ones for None, `"all"`, or by name.
 
@@ -207,9 +212,10 @@ def default_hold(direction: Direction) -> tuple[Intervention, ...]:
     return caps(direction, known or [direction.layer], low, high)
 
 
-def hold_interventions(name_or_path: str, catalog: Catalog, model: Model) -> tuple[Intervention, ...]:
+def find_hold(name_or_path: str, catalog: Catalog, model: Model) -> tuple[str, tuple[Intervention, ...]]:
     """What holding a character means: a calibrated hold (a folder, or one kept under that name, or the one that comes
-    with mien), or else the paper's recipe on the direction of that name.
+    with mien), or else the paper's recipe on the direction of that name. And what it is called, which clients are
+    told: no folder of this machine.
 
     Raises:
         InputError: there is neither.
@@ -220,11 +226,12 @@ def hold_interventions(name_or_path: str, catalog: Catalog, model: Model) -> tup
 
     folder = _hold_folder(name_or_path, model)
     if folder is not None:
-        return load_hold(folder, model).interventions
+        hold = load_hold(folder, model)
+        return hold.card.name, hold.interventions
     bundled = bundled_hold(model.info.id)
     if bundled is not None and bundled.card.name == name_or_path and bundled.card.fingerprint == model.info.fingerprint:
-        return bundled.interventions
-    return default_hold(catalog.direction(name_or_path))
+        return name_or_path, bundled.interventions
+    return name_or_path, default_hold(catalog.direction(name_or_path))
 
 
 def _hold_folder(name_or_path: str, model: Model) -> Path | None:

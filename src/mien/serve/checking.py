@@ -15,6 +15,7 @@ from mien.records import Conversation, Intervention, Message, Role, Sampling
 from mien.serve.catalog import Catalog, caps
 from mien.serve.conductor import Limits
 from mien.serve.conversations import given_id
+from mien.serve.lengths import Lengths
 from mien.serve.orders import Order, Wanted
 from mien.serve.problems import Problem, refused
 from mien.serve.wire import (
@@ -38,6 +39,7 @@ class Checker:
 
     def __init__(self, model: Model, catalog: Catalog, limits: Limits, served: str) -> None:
         self._model, self._catalog, self._limits, self.served = model, catalog, limits, served
+        self._lengths = Lengths(model, limits.prompt_tokens)
         # Requests that ask for the same share it, and with it the rows that it has made for its device.
         self._acts: OrderedDict[str, tuple[Intervention, ...]] = OrderedDict()
 
@@ -163,16 +165,19 @@ class Checker:
         return Sampling(self._limits.max_tokens if most is None else most, temperature, top_p)
 
     def _prompts(self, prompt: str | list[str] | list[int] | list[list[int]]) -> list[tuple[int, ...]]:
-        chat = self._model.chat
         if isinstance(prompt, str):
-            return [chat.plain_ids(_sound(prompt, "prompt"))]
+            return [self._text_ids(prompt)]
         if not prompt:
             raise refused("prompt", "it is empty.")
         if isinstance(prompt[0], int):
             return [self._ids([i for i in prompt if isinstance(i, int)])]
         if isinstance(prompt[0], str):
-            return [chat.plain_ids(_sound(text, "prompt")) for text in prompt if isinstance(text, str)]
+            return [self._text_ids(text) for text in prompt if isinstance(text, str)]
         return [self._ids(ids) for ids in prompt if isinstance(ids, list)]
+
+    def _text_ids(self, text: str) -> tuple[int, ...]:
+        self._lengths.require_text(text, "prompt")
+        return self._model.chat.plain_ids(_sound(text, "prompt"))
 
     def _ids(self, ids: Sequence[int]) -> tuple[int, ...]:
         bad = next((i for i in ids if not 0 <= i < self._model.n_vocab), None)

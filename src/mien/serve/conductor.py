@@ -6,8 +6,8 @@ This file does not know HTTP or what a request looks like.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-import math
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable
@@ -24,13 +24,16 @@ from mien.records import Intervention, Message
 from mien.serve.bridge import Bridge, Mailbox
 from mien.serve.catalog import Catalog
 from mien.serve.conversations import id_of
+from mien.serve.lengths import Lengths
+from mien.serve.metrics import Metrics
 from mien.serve.orders import Began, Ended, Event, Order, Told, Written
+from mien.serve.places import Places
 from mien.serve.policy import Rule
 from mien.serve.problems import Problem
 from mien.serve.reader import Reader, window_of
 from mien.serve.recorder import Recorder
 from mien.serve.records import GaugeReading
-from mien.serve.watch import Plan, Watch, Watched, readings_at
+from mien.serve.watch import Plan, Watch, Watched, mean_of, readings_at
 
 _log = logging.getLogger("mien.serve")
 T = TypeVar("T")
@@ -75,16 +78,19 @@ class Conductor:
     Args:
         hold: what is done to the stream of an answer that is held.
         served: what the model is called in answers and in the history.
+        rows: answers that the engine writes at a time.
     """
 
     def __init__(
         self, model: Model, engine: LiveEngine, catalog: Catalog, recorder: Recorder, rule: Rule,
-        hold: tuple[Intervention, ...], limits: Limits, served: str,
+        hold: tuple[Intervention, ...], limits: Limits, served: str, metrics: Metrics, rows: int,
     ) -> None:  # fmt: skip
         self.model, self.engine, self.catalog, self.limits, self.rule = model, engine, catalog, limits, rule
-        self.served, self.recorder = served, recorder
+        self.served, self.recorder, self.metrics = served, recorder, metrics
         self.hold = hold
         self.bridge = Bridge(engine)
+        self._lengths = Lengths(model, limits.prompt_tokens)
+        self.places = Places(engine, rows, limits.queue)
         window = window_of(model.positions)
         probes = 0 if catalog.panel is None else sum(len(p) for p in catalog.panel.probes.values())
         # A tokenizer must not be used by several threads at once, nor hold up the event loop.
@@ -95,7 +101,6 @@ class Conductor:
         """Places for conversations that are read, not answered."""
         self._ending: set[asyncio.Task[Any]] = set()
         self._open_boxes: set[Mailbox] = set()
-        self._answer_seconds = 5.0
 
     def give_up(self) -> None:
         """End every answer that is still being written; whoever waits for one is told."""
@@ -118,10 +123,25 @@ class Conductor:
         Raises:
             Problem: it is refused, or could not be finished.
         """
+        if self.draining:
+            raise Problem(503, "The server is shutting down.", retry_after=5)
+        with self.places.taken(order.n):  # until the engine has them
+            following = await self._begun(order)
+        self._open_boxes.add(following.mailbox)
+        try:
+            yield Began(following.prompt_tokens, following.held)
+            async for event in following.events():
+                yield event
+        finally:
+            self._open_boxes.discard(following.mailbox)
+            following.leave()
+
+    async def _begun(self, order: Order) -> _Following:
+        """Raises: Problem: the order is refused."""
         plan = await self._plan(order)
         prompt = order.prompt_ids if plan is None else plan.prompt_ids
-        sampling = replace(order.sampling, max_tokens=self._room(order, len(prompt)))
-        alarmed = await self.recorder.alarmed(order, plan, self.watch) if plan and self.rule.looks_back else frozenset()
+        sampling = replace(order.sampling, max_tokens=self._lengths.room(order, len(prompt)))
+        alarmed = await self.recorder.alarmed(order, self.watch) if self.rule.looks_back else frozenset()
         held = self.rule.decide(order.wanted.hold, bool(order.wanted.interventions), alarmed, order.inside)
         interventions = (*order.wanted.interventions, *(self.hold if held else ()))
         seed = secrets.randbits(63) if order.seed is None else order.seed
@@ -133,68 +153,24 @@ class Conductor:
             )
             for i in range(order.n)
         ]  # fmt: skip
-        mailbox = self._open(requests)
-        following = _Following(self, order, plan, alarmed, bool(interventions), mailbox)
-        self._open_boxes.add(mailbox)
-        try:
-            yield Began(len(prompt), bool(interventions))
-            async for event in following.events():
-                yield event
-        finally:
-            self._open_boxes.discard(mailbox)
-            following.leave()
+        return _Following(self, order, plan, len(prompt), alarmed, bool(interventions), self._open(requests))
 
     async def _plan(self, order: Order) -> Plan | None:
-        if self.draining:
-            raise Problem(503, "The server is shutting down.", retry_after=5)
         if order.messages is None:
             return None
+        self._lengths.require_messages(order.messages)
         try:
-            return await self.at_desk(self.watch.plan, order.messages)
+            return await self.at_desk(self.watch.plan, order.messages, self._lengths.most)
         except InputError as error:
             raise Problem(400, str(error), param="messages") from error
-
-    def _room(self, order: Order, prompt: int) -> int:
-        """How many tokens the answer may have.
-
-        Raises:
-            Problem: the prompt is too long, or too many tokens are asked for.
-        """
-        what = "prompt" if order.messages is None else "messages"
-        if not prompt:
-            raise Problem(400, f"{what}: there is no token to go on from.", param=what)
-        most = self.limits.prompt_tokens
-        if most is not None and prompt > most:
-            raise Problem(400, f"The {what} are {prompt} tokens, and this server takes {most}; shorten them.",
-                          param=what, code="context_length_exceeded")  # fmt: skip
-        positions, wanted = self.model.positions, order.sampling.max_tokens
-        if positions is None:
-            return wanted
-        if prompt >= positions or (order.exact and prompt + wanted > positions):
-            asked = f" and {wanted} of the answer" if order.exact else ""
-            raise Problem(400, f"This model's maximum context length is {positions} tokens, and this is {prompt} of "
-                               f"the {what}{asked}; shorten them.",
-                          param=what, code="context_length_exceeded")  # fmt: skip
-        return min(wanted, positions - prompt)
 
     def _open(self, requests: list[LiveRequest]) -> Mailbox:
         if self.draining:
             raise Problem(503, "The server is shutting down.", retry_after=5)
-        load = self.engine.load()
-        if load.waiting + len(requests) > self.limits.queue and load.running + load.waiting > 0:
-            wait = math.ceil(self._answer_seconds * (load.waiting + 1) / max(load.running, 1))
-            raise Problem(
-                429, f"The server is busy: {load.running} answers are being written and {load.waiting} wait; try "
-                     f"again later.", code="queue_full", retry_after=min(max(wait, 1), 60),
-            )  # fmt: skip
         try:
             return self.bridge.open(requests)
         except (InputError, ModelError) as error:
             raise Problem(400, str(error)) from error
-
-    def took(self, seconds: float) -> None:
-        """An answer took so long."""
-        self._answer_seconds += 0.1 * (seconds - self._answer_seconds)
 
     def keep(self, task: asyncio.Task[T]) -> asyncio.Task[T]:
         """Hold on to what must end even if nobody waits for it any more."""
@@ -207,12 +183,14 @@ class _Following:
     """One order's events, to its end."""
 
     def __init__(
-        self, conductor: Conductor, order: Order, plan: Plan | None, alarmed: frozenset[str], held: bool,
-        mailbox: Mailbox,
+        self, conductor: Conductor, order: Order, plan: Plan | None, prompt_tokens: int, alarmed: frozenset[str],
+        held: bool, mailbox: Mailbox,
     ) -> None:  # fmt: skip
-        self._by, self._order, self._plan, self._alarmed, self._held = conductor, order, plan, alarmed, held
-        self._mailbox = mailbox
+        self._by, self._order, self._plan, self._alarmed = conductor, order, plan, alarmed
+        self.prompt_tokens, self.held, self.mailbox = prompt_tokens, held, mailbox
         self._choices = [_Choice() for _ in range(order.n)]
+        self._open = order.n
+        """How many of them have not ended."""
         self._begun = time.monotonic()
         self._expired = False
         self._alarm_clock = asyncio.get_running_loop().call_later(conductor.limits.seconds, self._expire)
@@ -220,21 +198,28 @@ class _Following:
 
     def _expire(self) -> None:
         self._expired = True
-        self._mailbox.close()
+        self.mailbox.close()
 
     def leave(self) -> None:
-        """Nobody follows any more; what is still being written is given up."""
+        """Nobody follows any more; what is still being written is given up, and recorded as far as it came."""
         self._alarm_clock.cancel()
-        self._mailbox.close()
+        self.mailbox.close()
+        if self._open:
+            self._by.keep(asyncio.create_task(self._end_unfollowed()))
+
+    async def _end_unfollowed(self) -> None:
+        while self._open:
+            with contextlib.suppress(Problem):  # nobody is there to be told
+                async for _ in self.events():
+                    pass
 
     async def events(self) -> AsyncIterator[Event]:
-        left = self._order.n
-        while left:
-            place, event = await self._mailbox.get()
+        while self._open:
+            place, event = await self.mailbox.get()
             if isinstance(event, LiveToken):
                 yield self._written(place, event)
                 continue
-            left -= 1
+            self._open -= 1
             yield await self._ended(place, event)
 
     def _written(self, place: int, token: LiveToken) -> Written:
@@ -263,19 +248,23 @@ class _Following:
         choice = self._choices[place]
         if end.finish == "error":
             raise Problem(500, end.error or "The answer could not be written.")
-        if end.finish == "cancelled" and not self._expired:
-            raise Problem(503, "The server is shutting down.", retry_after=5)
+        given_up = Problem(503, "The server is shutting down.", retry_after=5)
         if end.finish == "cancelled" and not choice.ids:
+            if not self._expired:
+                raise given_up
             raise Problem(503, f"No answer within {self._by.limits.seconds:g} seconds; the server is busy.",
                           code="timeout", retry_after=10)  # fmt: skip
-        self._by.took(time.monotonic() - self._begun)
+        self._by.places.took(time.monotonic() - self._begun)
+        self._by.metrics.answer(self.prompt_tokens, len(end.ids), end.fired)
         rest = self._trimmed(choice, end.rest)
         choice.text.append(rest)
-        finish = "stop" if end.finish == "stop" else "length"
-        text = "".join(choice.text)
-        ended = Ended(place, end, text, rest, finish, None)
+        finish = "length" if end.finish == "cancelled" and self._expired else end.finish
+        ended = Ended(place, end, "".join(choice.text), rest, finish, None)
         # What has been written is recorded, whether anybody still waits for it or not.
-        return await asyncio.shield(self._by.keep(asyncio.create_task(self._told(ended))))
+        ended = await asyncio.shield(self._by.keep(asyncio.create_task(self._told(ended))))
+        if finish == "cancelled":
+            raise given_up
+        return ended
 
     async def _told(self, ended: Ended) -> Ended:
         by, order, plan = self._by, self._order, self._plan
@@ -284,20 +273,20 @@ class _Following:
         if plan is None or order.messages is None:
             return replace(ended, told=self._of_running_text(ended))
         try:
-            watched = await by.watch.watched(plan, ended.end, ended.text, self._held)
+            watched = await by.watch.watched(plan, ended.end, ended.text, self.held)
         except MienError as error:
             _log.error("request %s: the answer was written but could not be read: %s", order.id, error)
             return ended
         conversation = order.conversation or id_of(order.owner, order.messages, ended.text)
         readings = self._readings(watched, by.catalog.watched)
         alarms = await by.recorder.record(
-            order, choice_id(order, ended.choice), conversation, plan, ended, readings, self._held
+            order, choice_id(order, ended.choice), conversation, plan, ended, readings, self.held
         )
         if by.rule.looks_back and watched is not None:
             messages = (*order.messages, Message("assistant", ended.text))
             by.recorder.remember(order.owner, messages, watched, self._alarmed)
         told = Told(
-            conversation, self._readings(watched, order.wanted.gauges), self._held, ended.end.fired, by.rule.policy,
+            conversation, self._readings(watched, order.wanted.gauges), self.held, ended.end.fired, by.rule.policy,
             watched.of if watched else "stream", plan.index, alarms,
             self._tokens(watched, ended) if order.wanted.tokens else None,
         )  # fmt: skip
@@ -325,7 +314,7 @@ class _Following:
         """Raw projections alone: baselines are of answers in conversations."""
         wanted, watch, tokens = self._order.wanted, self._by.watch, ended.end.tokens
         assert tokens is not None
-        mean = tokens.mean(0, dtype=np.float64) if len(tokens) else np.full(tokens.shape[1], np.nan)
+        mean = mean_of(tokens)
         readings = tuple(
             GaugeReading(name, value, None, 0.0, None) for name, value in watch.on_gauges(mean, wanted.gauges).items()
         )
@@ -336,8 +325,8 @@ class _Following:
                 {"text": text([id]), "projection": watch.on_gauges(row, wanted.gauges)}
                 for id, row in zip(ended.end.ids, tokens, strict=True)
             ]
-        of = "held stream" if self._held else "stream"
-        return Told("", readings, self._held, ended.end.fired, self._by.rule.policy, of, 0, (), each)
+        of = "held stream" if self.held else "stream"
+        return Told("", readings, self.held, ended.end.fired, self._by.rule.policy, of, 0, (), each)
 
 
 def choice_id(order: Order, i: int) -> str:

@@ -24,7 +24,7 @@ from sqlalchemy.pool import StaticPool
 
 from mien.errors import FormatError, InputError, MienError, RunError
 
-VERSION = 1
+VERSION = 2
 BUSY = 30.0
 """Seconds that a writer waits for another one."""
 MAX_NAME = 200
@@ -74,6 +74,7 @@ turns = sa.Table(
     sa.Column("held", sa.Boolean, nullable=False),
     sa.Column("fired", _Float),
     sa.Column("source", sa.String(20), nullable=False),
+    sa.Column("owner", _Name, nullable=False),
     sa.Column("text", sa.String(64)),
     sa.UniqueConstraint("request", "place", name="mien_turns_once"),
     sa.Index("mien_turns_in_order", "conversation", "place", "id"),
@@ -272,6 +273,8 @@ def _ready(engine: sa.Engine, where: str) -> str:
     for _ in range(TRIES):
         try:
             found = _version(engine) or _make_tables(engine)
+            if found[0] == 1:
+                found = _add_owners(engine)
         except sa.exc.DBAPIError as error:
             failure = error  # another process may be making them at this moment, which the next look tells
             continue
@@ -284,6 +287,18 @@ def _ready(engine: sa.Engine, where: str) -> str:
         return name
     assert failure is not None
     raise failure
+
+
+def _add_owners(engine: sa.Engine) -> tuple[int, str]:
+    """Version 1 did not keep whose key a turn was asked for with: those that are there are nobody's."""
+    with engine.execution_options(mien_write=True).begin() as connection:
+        row = connection.execute(sa.select(schema.c.version, schema.c.name).where(schema.c.id == 1)).one()
+        if row.version == 1:  # no other process was faster
+            connection.exec_driver_sql(
+                f"ALTER TABLE {turns.name} ADD COLUMN owner VARCHAR({MAX_NAME}) DEFAULT '' NOT NULL"
+            )
+            connection.execute(schema.update().where(schema.c.id == 1).values(version=VERSION))
+    return VERSION, row.name
 
 
 def _version(engine: sa.Engine) -> tuple[int, str] | None:

@@ -131,6 +131,11 @@ class History:
         except RunError as error:
             return [error] if len(turns) == 1 else [each for turn in turns for each in self.record_all([turn])]
 
+    def require_writable(self) -> None:
+        """A write that changes nothing. Raises: RunError: the database refuses."""
+        with self._writing():
+            pass
+
     def alarms(self, after: int = 0, limit: int = 100) -> list[Alarm]:
         """Alarms whose ids are greater than `after`, ascending."""
         from mien.serve.queries import alarms_after
@@ -178,12 +183,15 @@ class History:
         with self._reading() as connection:
             return is_off(connection, conversation, gauges)
 
-    def alarm_kinds(self, conversation: str, gauges: Sequence[str] | None = None) -> frozenset[AlarmKind]:
-        """Kinds of alarm that readings of a conversation ever had, on some gauges (None: any)."""
+    def alarm_kinds(
+        self, conversation: str, gauges: Sequence[str] | None = None, owner: str | None = None
+    ) -> frozenset[AlarmKind]:
+        """Kinds of alarm that readings of a conversation ever had, on some gauges (None: any). With an owner, of the
+        answers that were written here for that key."""
         from mien.serve.queries import alarm_kinds
 
         with self._reading() as connection:
-            return alarm_kinds(connection, conversation, gauges)
+            return alarm_kinds(connection, conversation, gauges, owner)
 
     def forget(self) -> int:
         """Delete what is older than the retention, in batches; how many turns it were. Done by itself every hour."""

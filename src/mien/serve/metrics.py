@@ -93,20 +93,22 @@ class Metrics:
         """A first token was sent, so long after its request."""
         self._first.observe(seconds)
 
+    def answer(self, prompt_tokens: int, completion_tokens: int, fired: float | None) -> None:
+        """An answer was written here, whether it is recorded or not. `fired`: as `records.Turn` has it."""
+        self._read.inc(prompt_tokens)
+        self._written.inc(completion_tokens)
+        if fired is not None:
+            self._fired.observe(fired)
+
     def turn(self, turn: Turn) -> None:
-        """An answer was recorded."""
+        """An answer was recorded. Those written here have been counted when they ended."""
         source = turn.source if turn.source in SOURCES else OTHER
         self._turns.labels(source, "yes" if turn.held else "no").inc()
-        if turn.source == "served":
-            self._read.inc(turn.prompt_tokens)
-            self._written.inc(turn.completion_tokens)
-        else:
+        if turn.source != "served":
             self._read.inc(turn.prompt_tokens + turn.completion_tokens)
         for reading in turn.readings:
             if reading.sigma is not None:
                 self._sigma.labels(self._gauges(reading.gauge)).observe(reading.sigma)
-        if turn.fired is not None:
-            self._fired.observe(turn.fired)
 
     def alarm(self, alarm: Alarm) -> None:
         """An alarm was recorded."""

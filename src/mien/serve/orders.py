@@ -50,7 +50,7 @@ class Order:
     owner: str = ""
     """Whose key it came with."""
     inside: bool = False
-    """Asked by the server's own page, whose user may decide what clients may not."""
+    """Asked by the server's own page, for a visitor who may decide what clients may not."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class Ended:
     rest: str
     """What of it no token has shown yet."""
     finish: str
-    """`stop` or `length`."""
+    """`stop`, `length`, or `cancelled`: given up before its end, which nobody is told but the history."""
     told: Told | None
     """None: nothing was read."""
 

@@ -28,10 +28,17 @@ class Rule:
     """Whether there is anything to hold with."""
     clients_steer: bool
     """Whether a request may switch the hold off and bring interventions of its own."""
+    can_alarm: bool = True
+    """Whether a gauge is watched that can raise an alarm: one that has a baseline."""
 
     def __post_init__(self) -> None:
         if self.policy in ("hold", "hold-on-alarm") and not self.can_hold:
             raise InputError(f"The policy {self.policy} needs something to hold: give --hold NAME as well.")
+        if self.looks_back and not self.can_alarm:
+            raise InputError(
+                f"The policy {self.policy} needs a watched gauge that can alarm, and there is none: make one with mien "
+                "axis, and its baseline with mien baseline."
+            )
 
     @property
     def tells(self) -> bool:
@@ -50,7 +57,7 @@ class Rule:
             asked: what the request says of it.
             steered: whether the request brings interventions of its own.
             alarmed: kinds of alarm earlier in its conversation, `turn` and `drift`.
-            inside: it comes from the server's own page, which only those who may steer can open.
+            inside: it comes from the server's own page, and its visitors may decide what clients may not.
 
         Raises:
             Problem: it is not answered at all.

@@ -137,7 +137,8 @@ def turns_of(connection: sa.Connection, conversation: str) -> list[Turn]:
 
 
 def _turn_of(row: sa.Row[Any], readings: tuple[GaugeReading, ...], texts: dict[str, sa.Row[Any]]) -> Turn:
-    names = ("conversation", "request", "model", "at", "finish", "prompt_tokens", "completion_tokens", "held", "fired")
+    names = ("conversation", "request", "model", "at", "finish", "prompt_tokens", "completion_tokens", "held", "fired",
+             "owner")  # fmt: skip
     return Turn(
         index=row.place,
         readings=readings,
@@ -178,8 +179,11 @@ def is_off(connection: sa.Connection, conversation: str, gauges: Sequence[str] |
     return connection.execute(off).first() is not None
 
 
-def alarm_kinds(connection: sa.Connection, conversation: str, gauges: Sequence[str] | None) -> frozenset[AlarmKind]:
-    """Kinds that readings of a conversation ever had, on some gauges (None: any)."""
+def alarm_kinds(
+    connection: sa.Connection, conversation: str, gauges: Sequence[str] | None, owner: str | None
+) -> frozenset[AlarmKind]:
+    """Kinds that readings of a conversation ever had, on some gauges (None: any). With an owner, of its answers that
+    were written here for that key: whoever knows an id may post readings under it, or use it for talks of its own."""
     if gauges is not None and not gauges:
         return frozenset()
     kinds = (
@@ -190,4 +194,6 @@ def alarm_kinds(connection: sa.Connection, conversation: str, gauges: Sequence[s
     )
     if gauges is not None:
         kinds = kinds.where(db.readings.c.gauge.in_(gauges))
+    if owner is not None:
+        kinds = kinds.where(db.turns.c.source == "served", db.turns.c.owner == owner)
     return frozenset(connection.execute(kinds).scalars())

@@ -64,6 +64,7 @@ class Recorder:
         self._together = Together(partial(self.aside, history.record_all))
         self.failed = False
         """Whether the history took nothing the last time; a turn that it cannot hold says nothing of the history."""
+        self._trying = asyncio.Lock()
 
     def close(self) -> None:
         """Wait for what is being written."""
@@ -72,6 +73,18 @@ class Recorder:
     async def aside(self, work: Callable[..., T], *args: Any) -> T:
         """Run what blocks on the database off the event loop."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, work, *args)
+
+    async def works(self) -> bool:
+        """Whether the history takes what is written. If it did not the last time it is tried: who waits to hear that it
+        does may send nothing until then."""
+        async with self._trying:
+            if self.failed:
+                try:
+                    await self.aside(self.history.require_writable)
+                except MienError:
+                    return False
+                self.failed = False
+        return True
 
     async def record(
         self, order: Order, request: str, conversation: str, plan: Plan, ended: Ended,
@@ -82,6 +95,7 @@ class Recorder:
         turn = Turn(
             conversation, plan.index, request, self._served, self._clock(), readings, ended.finish,
             len(plan.prompt_ids), len(ended.end.ids), held, ended.end.fired, messages if self._keep_text else None,
+            owner=order.owner,
         )  # fmt: skip
         return await self.put([turn])
 
@@ -114,17 +128,21 @@ class Recorder:
             _log.warning("alarm %d: conversation %s, message %d: %s of %s%s, %.2f of its limit%s",
                          a.id, a.conversation, a.index, a.kind, a.gauge, sigma, a.statistic, since)  # fmt: skip
 
-    async def alarmed(self, order: Order, plan: Plan, watch: Watch) -> frozenset[str]:
-        """Kinds of alarm earlier in the conversation: as the history has it, for one whose id is known; else as the
-        answers that came with the request read.
+    async def alarmed(self, order: Order, watch: Watch) -> frozenset[str]:
+        """Kinds of alarm earlier in the conversation: as the history has it under the id that the client gave, and as
+        the answers that came with the request read, since an id may be new where what was said is not.
 
         Raises:
-            MienError: neither can be found out.
+            MienError: they cannot be found out.
         """
-        names = {self._catalog.names[g] for g in self._catalog.watched}
+        told: frozenset[str] = frozenset()
         if order.conversation is not None:
-            turns = await self.aside(self.history.conversation, order.conversation)
-            return frozenset(r.alarm for turn in turns for r in turn.readings if r.alarm and r.gauge in names)
+            names = [self._catalog.names[g] for g in self._catalog.watched]
+            told = await self.aside(self.history.alarm_kinds, order.conversation, names, order.owner)
+        return told | await self._as_read(order, watch)
+
+    async def _as_read(self, order: Order, watch: Watch) -> frozenset[str]:
+        """Kinds of alarm in the answers that came with the request; none in running text, which has no answers."""
         last = max((i for i, m in enumerate(order.messages or ()) if m.role == "assistant"), default=None)
         if last is None or order.messages is None:
             return frozenset()

@@ -121,6 +121,7 @@ def _insert_turn(connection: sa.Connection, turn: Turn, text: str | None) -> int
         "held": bool(turn.held),
         "fired": _number_or_none(turn.fired),
         "source": turn.source,
+        "owner": turn.owner,
         "text": text,
     }
     key = connection.execute(db.turns.insert().values(row)).inserted_primary_key
@@ -144,14 +145,15 @@ def _reading_row(reading: GaugeReading) -> dict[str, object]:
 
 def _is_news(connection: sa.Connection, turn: Turn, reading: GaugeReading) -> bool:
     """Whether the reading is an alarm. Drift is one only where it begins, once for each place it begins at: a
-    conversation may be read again from its start, or go on from an earlier message."""
+    conversation may be read again from its start, or go on from an earlier message. What came with another key says
+    nothing of it, or a client that knows an id could keep alarms from being told."""
     if reading.alarm != "drift":
         return reading.alarm is not None
+    same = (db.turns.c.conversation == turn.conversation) & (db.turns.c.owner == turn.owner)
     before = (
         sa.select(db.readings.c.alarm)
         .join(db.turns, db.turns.c.id == db.readings.c.turn)
-        .where(db.turns.c.conversation == turn.conversation, db.turns.c.place < turn.index)
-        .where(db.readings.c.gauge == reading.gauge)
+        .where(same, db.turns.c.place < turn.index, db.readings.c.gauge == reading.gauge)
         .order_by(db.turns.c.place.desc(), db.turns.c.id.desc(), db.readings.c.rank.desc())
         .limit(1)
     )
@@ -159,7 +161,8 @@ def _is_news(connection: sa.Connection, turn: Turn, reading: GaugeReading) -> bo
         return False
     told = (
         sa.select(db.alarms.c.id)
-        .where(db.alarms.c.conversation == turn.conversation, db.alarms.c.place == turn.index)
+        .join(db.turns, db.turns.c.id == db.alarms.c.turn)
+        .where(same, db.alarms.c.conversation == turn.conversation, db.alarms.c.place == turn.index)
         .where(db.alarms.c.gauge == reading.gauge, db.alarms.c.kind == "drift")
         .limit(1)
     )

@@ -55,6 +55,8 @@ class Turn:
     """The conversation's texts, this answer last; None unless texts are to be stored."""
     source: Literal["served", "posted"] = "served"
     """Written here, or written elsewhere and posted to be read."""
+    owner: str = ""
+    """Name of the key that it was asked for with; empty where there are none."""
 
 
 @dataclass(frozen=True, slots=True)

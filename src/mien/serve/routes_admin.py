@@ -37,13 +37,13 @@ def admin_routes(server: Server) -> APIRouter:
 
     @router.get("/ready", responses={200: {"model": Health}, **ERRORS})
     async def ready() -> Response:
-        if not server.ready:
+        if not await server.ready():
             raise Problem(503, "Not ready: shutting down, or the history cannot be written.", retry_after=5)
         return JSONResponse({"status": "ready"})
 
     @router.get("/metrics", responses={200: {"content": {"text/plain": {}}}, **ERRORS}, response_class=Response)
     async def metrics() -> Response:
-        load = server.engine.load()
+        load = server.conductor.places.load()
         server.metrics.load(load.running, load.waiting)
         text, kind = server.metrics.render()
         return Response(text, media_type=kind)
@@ -72,6 +72,6 @@ def _catalog(server: Server) -> dict[str, Any]:
         for name, d in sorted(catalog.directions.items())
     ]  # fmt: skip
     return {
-        "gauges": gauges, "directions": directions, "policy": server.rule.policy, "hold": server.settings.hold,
+        "gauges": gauges, "directions": directions, "policy": server.rule.policy, "hold": server.hold_name,
         "clients_steer": server.rule.clients_steer,
     }  # fmt: skip

@@ -37,7 +37,8 @@ def chat_routes(server: Server) -> APIRouter:
     @router.post("/v1/completions", responses={200: _streamed(TextCompletion), **ERRORS})
     async def complete(body: CompletionRequest, request: Request) -> Response:
         id = f"cmpl-{secrets.token_hex(12)}"
-        orders = await server.conductor.at_desk(server.checker.completion, body, id, request.state.owner)
+        with server.conductor.places.taken(1):
+            orders = await server.conductor.at_desk(server.checker.completion, body, id, request.state.owner)
         return await _answered(server, request, body, "text", orders, body.logprobs is not None)
 
     return router

@@ -16,7 +16,9 @@ from mien.errors import InputError
 from mien.records import Conversation
 from mien.serve.answers import reading_of
 from mien.serve.checking import conversation_of
+from mien.serve.conductor import Conductor
 from mien.serve.conversations import id_of
+from mien.serve.places import Coming
 from mien.serve.problems import Problem, refused
 from mien.serve.records import Turn
 from mien.serve.server import Server
@@ -60,12 +62,18 @@ class _Reading:
         conductor = self._server.conductor
         if conductor.draining:
             raise Problem(503, "The server is shutting down.", retry_after=5)
-        if conductor.engine.load().waiting >= conductor.limits.queue:
-            raise Problem(429, "The server is busy; try again later.", code="queue_full", retry_after=5)
-        tasks = [asyncio.ensure_future(self._one(i)) for i in range(len(self._conversations))]
+        with conductor.places.taken(len(self._conversations)) as coming:
+            found = await self._read(conductor, coming)
+        alarms = await self._record(found) if self._body.record else ()
+        data = [entry for _, entry in found]
+        return {"object": "list", "reader": self._server.name, "data": data, "alarms": list(alarms)}
+
+    async def _read(self, conductor: Conductor, coming: Coming) -> list[tuple[Watched, dict[str, Any]]]:
+        """Each conversation, as soon as there is a place for it."""
+        tasks = [asyncio.ensure_future(self._one(i, coming)) for i in range(len(self._conversations))]
         try:
             async with asyncio.timeout(conductor.limits.seconds):
-                found = await asyncio.gather(*tasks)
+                return await asyncio.gather(*tasks)
         except TimeoutError:
             raise Problem(503, f"Not read within {conductor.limits.seconds:g} seconds; send less at a time.",
                           code="timeout", retry_after=10) from None  # fmt: skip
@@ -73,16 +81,14 @@ class _Reading:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-        alarms = await self._record(found) if self._body.record else ()
-        data = [entry for _, entry in found]
-        return {"object": "list", "reader": self._server.name, "data": data, "alarms": list(alarms)}
 
-    async def _one(self, i: int) -> tuple[Watched, dict[str, Any]]:
+    async def _one(self, i: int, coming: Coming) -> tuple[Watched, dict[str, Any]]:
         id, messages = self._conversations[i]
         watch, panel = self._server.conductor.watch, self._server.catalog.panel
         assert panel is not None
         where = "messages" if self._body.messages else f"conversations[{i}].messages"
         async with self._server.conductor.reading:
+            coming.go()
             try:
                 watched = await watch.measured(messages)
             except InputError as error:
@@ -118,6 +124,7 @@ class _Reading:
                         entry["id"], index, request, _label(self._body.model), now,
                         readings_at(panel, watched, t, watched_gauges), "posted", before, own,
                         messages=messages[: index + 1] if server.settings.keep_text else None, source="posted",
+                        owner=self._owner,
                     )
                 )  # fmt: skip
         return await server.conductor.recorder.put(turns)

@@ -38,6 +38,7 @@ OPEN = frozenset({"/health", "/ready"})
 OPERATORS = ("/v1/alarms", "/v1/conversations", "/metrics", "/ui")
 """What all clients said and did; where a key is marked `operator`, others may not see it."""
 _SHORTEST_KEY = 16
+_LONGEST_NAME = 64
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,8 @@ class Keys:
 
     def __init__(self, keys: Sequence[Key] = ()) -> None:
         self._keys = tuple(keys)
-        self._marked = any(k.operator for k in keys)
+        self.marked = any(k.operator for k in keys)
+        """Whether a key is marked `operator`."""
 
     def __bool__(self) -> bool:
         return bool(self._keys)
@@ -70,7 +72,7 @@ class Keys:
 
     def may_operate(self, key: Key) -> bool:
         """Whether a key may see what is not its own."""
-        return key.operator or not self._marked
+        return key.operator or not self.marked
 
 
 def _digest(secret: str) -> bytes:
@@ -94,6 +96,8 @@ def parse_keys(text: str, source: str) -> list[Key]:
         if len(secret) < _SHORTEST_KEY:
             raise InputError(f"{source}, line {number}: a key has at least {_SHORTEST_KEY} characters.")
         name = words[0] if len(words) > 1 else _digest(secret).hex()[:8]
+        if len(name) > _LONGEST_NAME or not name.isprintable():  # the history keeps it with every answer
+            raise InputError(f"{source}, line {number}: a key's name has at most {_LONGEST_NAME} printable characters.")
         found.append(Key(name, _digest(secret), len(words) == 3))
     if not found:
         raise InputError(f"{source} holds no keys; write one a line.")

@@ -15,7 +15,7 @@ from mien.errors import InputError
 from mien.live import LiveEngine
 from mien.models import Model
 from mien.records import Intervention
-from mien.serve.catalog import Catalog, catalog_of, hold_interventions
+from mien.serve.catalog import Catalog, catalog_of, find_hold
 from mien.serve.checking import Checker
 from mien.serve.conductor import Conductor, Limits
 from mien.serve.events import Hub
@@ -82,11 +82,13 @@ class Server:
         self.name = settings.name or name_of(model)
         self.created = int(time.time())
         self.catalog: Catalog = catalog_of(model, settings.gauge_files, settings.gauges)
-        self.hold: tuple[Intervention, ...] = (
-            hold_interventions(settings.hold, self.catalog, model) if settings.hold else ()
-        )
+        self.hold_name: str | None = None
+        self.hold: tuple[Intervention, ...] = ()
+        if settings.hold:
+            self.hold_name, self.hold = find_hold(settings.hold, self.catalog, model)
         steer = settings.local if settings.clients_steer is None else settings.clients_steer
-        self.rule = Rule(settings.policy or ("hold" if self.hold else "alert"), bool(self.hold), steer)
+        policy = settings.policy or ("hold" if self.hold else "alert")
+        self.rule = Rule(policy, bool(self.hold), steer, self.catalog.can_alarm)
         self.checker = Checker(model, self.catalog, settings.limits, self.name)
         self.metrics = Metrics()
         self.history = History(
@@ -108,17 +110,17 @@ class Server:
             raise InputError("The server has not been started.")
         return self._conductor
 
-    @property
-    def ready(self) -> bool:
-        """Whether a request would be answered."""
-        return self._conductor is not None and not self._conductor.draining and not self._conductor.recorder.failed
+    async def ready(self) -> bool:
+        """Whether a request would be answered, and its readings kept."""
+        at_work = self._conductor is not None and not self._conductor.draining
+        return at_work and await self.conductor.recorder.works()
 
     def _webhooks(self) -> Webhooks | None:
         s = self.settings
         if not s.webhooks:
             return None
         return Webhooks(
-            self.history, s.webhooks, s.webhook_secret, allow_private=s.allow_private_webhooks,
+            self.history, s.webhooks, s.webhook_secret, owed=self.rule.tells, allow_private=s.allow_private_webhooks,
             outcome=self.metrics.delivery,
         )  # fmt: skip
 
@@ -135,8 +137,9 @@ class Server:
             keep_text=self.settings.keep_text,
         )  # fmt: skip
         self._conductor = Conductor(
-            self.model, self.engine, self.catalog, recorder, self.rule, self.hold, self.settings.limits, self.name
-        )
+            self.model, self.engine, self.catalog, recorder, self.rule, self.hold, self.settings.limits, self.name,
+            self.metrics, self.settings.max_rows,
+        )  # fmt: skip
         if self.webhooks is not None and self.rule.tells:
             self.webhooks.start()
 

@@ -69,8 +69,11 @@ class Watch:
         self.panel, self.reader = panel, reader
         self._chat, self._window, self._desk = chat, window, desk
 
-    def plan(self, messages: Conversation) -> Plan:
+    def plan(self, messages: Conversation, most: int | None = None) -> Plan:
         """What to run for a conversation, and where its messages stand in it. Takes milliseconds.
+
+        Args:
+            most: tokens that a prompt may have; in a longer one, which will not be run, nothing is looked for.
 
         Raises:
             InputError: the model's template refuses it, or it does not end with the user.
@@ -78,7 +81,7 @@ class Watch:
         prompt = self._chat.prompt_ids(messages)
         kept, places = kept_of(messages)
         spans = None
-        if self.panel is not None and kept:
+        if self.panel is not None and kept and (most is None or len(prompt) <= most):
             found = self._chat.spanned((*kept, Message("assistant", _STANDS_FOR_THE_ANSWER)))
             if found.ids[: found.spans[-1][0]] == prompt:
                 spans = found.spans[:-1]
@@ -116,7 +119,7 @@ class Watch:
             rows[:earlier] = end.spans
         if answered:
             count = len(end.tokens) if written is None else written
-            rows[earlier] = end.tokens[:count].mean(0, dtype=np.float64)
+            rows[earlier] = mean_of(end.tokens[:count])
         return rows
 
     async def measured(self, messages: Conversation) -> Watched | None:
@@ -156,15 +159,18 @@ class Watch:
         """
         assert self.panel is not None
         here = textures_of(watched.conversation, watched.values.answers)[answer]
+        known = _known(tokens)
         tints = {
-            g: tinted(self.panel, g, tokens, float(watched.values.projection[answer, g]), here)
+            g: tinted(self.panel, g, tokens[:known], float(watched.values.projection[answer, g]), here)
             for g in shown
             if self.panel.gauges[g].baseline is not None
         }
         found = []
         for t, (id, row) in enumerate(zip(ids, tokens, strict=True)):
             entry: dict[str, Any] = {"text": self._chat.raw_text([id]), "projection": self.on_gauges(row, shown)}
-            entry["tint"] = {self.panel.gauges[g].name: _number(tint[t]) for g, tint in tints.items()}
+            entry["tint"] = {
+                self.panel.gauges[g].name: _number(tint[t]) if t < known else None for g, tint in tints.items()
+            }
             found.append(entry)
         return found
 
@@ -203,6 +209,17 @@ def _same_tokens(end: LiveEnd, spanned: Spanned) -> int | None:
     start, stop = spanned.spans[-1]
     ids = spanned.ids[start:stop]
     return len(ids) if ids and ids == tuple(end.ids[: len(ids)]) and len(end.tokens) >= len(ids) else None
+
+
+def _known(tokens: np.ndarray) -> int:
+    """How many of an answer's tokens `[t, p]` were read: not the newest, if it was cut off before that was fed."""
+    return len(tokens) - bool(len(tokens) and np.isnan(tokens[-1]).any())
+
+
+def mean_of(tokens: np.ndarray) -> np.ndarray:
+    """`[p]` float64: mean of an answer's tokens `[t, p]` that were read; NaN if none was."""
+    known = _known(tokens)
+    return tokens[:known].mean(0, dtype=np.float64) if known else np.full(tokens.shape[1], np.nan)
 
 
 def readings_at(panel: Panel, watched: Watched, answer: int, shown: Sequence[int]) -> tuple[GaugeReading, ...]:

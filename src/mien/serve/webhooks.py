@@ -59,12 +59,13 @@ class _Lane:
 
 
 class Webhooks:
-    """Delivers what the history owes to these targets. Alarms recorded from now on are owed to them.
+    """Delivers what the history owes to these targets. Alarms recorded from now on are owed to them, if `owed`.
 
     Args:
         history: keeps the alarms.
         targets: URLs.
         secret: signs what is sent; None sends it unsigned.
+        owed: whether the targets are to be told of new alarms; if not, those would pile up for a later server to send.
         allow_private: whether targets may be on this machine and in private networks.
         timeout: seconds that a try may last in all.
         outcome: told "delivered", "retry" or "dead" after each try, from the thread that made it.
@@ -83,6 +84,7 @@ class Webhooks:
         targets: Sequence[str],
         secret: str | None,
         *,
+        owed: bool = True,
         allow_private: bool = False,
         timeout: float = 10.0,
         outcome: Callable[[str], None] | None = None,
@@ -108,7 +110,7 @@ class Webhooks:
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
-        history.owe_to(list(checked))
+        history.owe_to(list(checked) if owed else [])
 
     def start(self) -> None:
         """Begin to deliver; what earlier processes left over goes first. Once started it stays so until `close`."""

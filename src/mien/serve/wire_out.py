@@ -213,6 +213,7 @@ class TurnOut(BaseModel):
     fired: float | None
     messages: list[dict[str, str]] | None
     source: Literal["served", "posted"]
+    owner: str
 
 
 class ConversationOut(BaseModel):

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from mien.errors import InputError
-from mien.models import Model, put_adapter, wrap
+from mien.models import Model, check_base, put_adapter, wrap
 
 _IDS = ("pad_token_id", "bos_token_id", "eos_token_id")
 _PATCHED = ("forward", "_original_forward")
@@ -95,8 +95,10 @@ def adapted(model: Model, adapter: str | Path) -> Iterator[Model]:
     Raises:
         MissingExtraError: PEFT is not installed.
         ModelError: the adapter cannot be read, or does not fit.
+        FingerprintError: the adapter's card says that it was trained on another model.
         InputError: the model carries an adapter already.
     """
+    check_base(adapter, model.info)
     with borrowed(model) as on_top:
         net = put_adapter(model.net, str(adapter))
         on_top.append(net)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save
 from transformers import TrainerCallback
 
 from mien.errors import InputError, NonFiniteError
@@ -138,19 +139,23 @@ class ShiftCurve(TrainerCallback):
         limit: shift at which training stops; None: it does not.
         show: told how far training is.
         follow: told of each measurement, those that an earlier run made too.
+        keep: file for the weights last measured within the limit, so that a run that is taken up again has them.
     """
 
     def __init__(
         self, model: Model, watched: Sequence[Watched], answers: Sequence[Rollout], log: RunLog, *, max_tokens: int,
         every: int, limit: Limit | None, show: Progress, follow: Callable[[int, Point], None] | None = None,
+        keep: Path | None = None,
     ) -> None:  # fmt: skip
         self._model, self._watched, self._answers, self._log = model, watched, answers, log
         self._max_tokens, self._every, self._limit, self._show = max_tokens, every, limit, show
-        self._follow = follow
+        self._follow, self._keep = follow, keep
         self._zero: Read | None = None
         self._tokens = 0
         self.within: dict[str, torch.Tensor] | None = None
         """The trained weights when the shift was last measured to be within the limit."""
+        if keep is not None and keep.exists():
+            self.within = load_file(keep)
         self.stopped: str | None = None
         """Why training was stopped, in a sentence."""
 
@@ -199,6 +204,8 @@ class ShiftCurve(TrainerCallback):
         elif self._limit:
             trained: Any = self._model.net.named_parameters()
             self.within = {name: value.detach().clone() for name, value in trained if value.requires_grad}
+            if self._keep is not None:
+                write_atomic(self._keep, save({name: value.cpu() for name, value in self.within.items()}))
 
     def _tell(self, step: int, shift: Point) -> None:
         if self._follow is not None:

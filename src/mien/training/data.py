@@ -15,9 +15,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mien.errors import FormatError, InputError
+from mien.errors import FingerprintError, FormatError, InputError
 from mien.logs import Broken, Columns, read_logs
-from mien.records import Conversation
+from mien.records import Conversation, ModelInfo
+from mien.textfiles import parse_json, read_text
 
 Floats = NDArray[np.float64]
 
@@ -88,12 +89,13 @@ class Screened:
     """The same in sigma."""
 
 
-def read_screen(folder: str | Path, data: Data) -> Screened:
-    """`samples.parquet` in the folder of a `mien screen` of the same data.
+def read_screen(folder: str | Path, data: Data, model: ModelInfo) -> Screened:
+    """`samples.parquet` in the folder of a `mien screen` of the same data, by the same model.
 
     Raises:
         FormatError: it is not there, or not such a table.
         InputError: it was made of other data.
+        FingerprintError: it was made by another model.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -107,7 +109,8 @@ def read_screen(folder: str | Path, data: Data) -> Screened:
         reason = str(error).splitlines()[0][:120]
         raise FormatError(f"{path} is not a table that mien screen wrote: {reason}.") from error
     place = {at: i for i, at in enumerate(data.places)}
-    if not table["index"] or max(table["index"]) >= data.records:
+    records = _screened_records(Path(folder), model)
+    if not table["index"] or max(table["index"]) >= data.records or records not in (None, data.records):
         raise InputError(f"{folder} holds a screening of other data: it has not as many records as {data.names[0]}.")
     found: dict[str, dict[str, Floats]] = {"difference": {}, "sigma": {}}
     for index, trait, *values in zip(*(table[key] for key in ("index", "trait", "difference", "sigma")), strict=True):
@@ -116,6 +119,27 @@ def read_screen(folder: str | Path, data: Data) -> Screened:
             if index in place and value is not None and math.isfinite(value):
                 column[place[index]] = value
     return Screened(found["difference"], found["sigma"])
+
+
+def _screened_records(folder: Path, model: ModelInfo) -> int | None:
+    """How many records were screened, as the summary beside the table says; None where there is no summary.
+
+    Raises:
+        FormatError: a summary that cannot be read.
+        FingerprintError: it is another model's.
+    """
+    path = folder / "summary.json"
+    if not path.exists():
+        return None
+    summary = parse_json(read_text(path, "summary of a screening"), path)
+    found = summary if isinstance(summary, dict) else {}
+    if found.get("fingerprint") != model.fingerprint:
+        raise FingerprintError(
+            f"{folder} holds a screening by {found.get('model')}, and the model to train is {model.id}; screen the "
+            f"data with that: mien screen DATA --model {model.id}."
+        )
+    records = found.get("records")
+    return records if isinstance(records, int) else None
 
 
 def split(count: int, share: float, seed: int) -> tuple[list[int], list[int]]:

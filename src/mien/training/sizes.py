@@ -43,7 +43,8 @@ def default_rate(model: Model) -> float:
 
 
 def fit_sizes(model: Model, lengths: Sequence[int], batch: int, *, logits: bool = False) -> Sizes:
-    """The largest pass, a power of two of rows, that the free memory takes for rows of these lengths.
+    """The largest pass that the free memory takes for rows of these lengths, and that divides a step evenly: what is
+    learnt must not depend on the memory there is.
 
     Args:
         lengths: of the rows, in ids; the longest decides.
@@ -54,10 +55,8 @@ def fit_sizes(model: Model, lengths: Sequence[int], batch: int, *, logits: bool 
     token = bytes_per_token(model) + (16 * model.n_vocab if logits else 0)
     longest = max(lengths, default=1)
     most = min(batch, _CPU_ROWS) if model.device.type == "cpu" else batch
-    rows = 1
-    while rows * 2 <= most and rows * 2 * longest * token <= room:
-        rows *= 2
-    return Sizes(rows, max(1, round(batch / rows)), longest * token > room)
+    rows = max(n for n in range(1, most + 1) if batch % n == 0 and (n == 1 or n * longest * token <= room))
+    return Sizes(rows, batch // rows, longest * token > room)
 
 
 def bytes_per_token(model: Model) -> int:

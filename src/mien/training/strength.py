@@ -130,7 +130,8 @@ class Strength:
 
 
 def strengths(targets: Sequence[Target], differences: Floats, seed: int) -> list[Strength]:
-    """Coefs that together move the stream as far along each direction as the data would: never backwards.
+    """Coefs that together move the stream as far along each direction as the data would: never backwards, never more
+    than `MOST`.
 
     Non-negative least squares, because directions are not orthogonal: steering along one moves the others too.
 
@@ -151,4 +152,4 @@ def strengths(targets: Sequence[Target], differences: Floats, seed: int) -> list
         expected.append((*evidence.mean_interval(known, rng), len(known)))
     wanted = np.array([max(mean, 0.0) for mean, *_ in expected])
     coefs, _ = nnls(_moved(targets), wanted)
-    return [Strength(round(float(c), 4), *row) for c, row in zip(coefs, expected, strict=True)]
+    return [Strength(round(min(float(c), MOST), 4), *row) for c, row in zip(coefs, expected, strict=True)]

@@ -36,7 +36,8 @@ class Settings:
 
     title: str
     modes: Sequence[tuple[str, Mode]]
-    directions: Sequence[str]
+    directions: Sequence[str] | None
+    """What sliders push along; None: visitors may not."""
     most_tokens: int
 
 
@@ -154,9 +155,10 @@ def _readings() -> tuple[Any, Any, Any, Any]:
     return gauges, drift_title, drift, hold
 
 
-def _steering(directions: Sequence[str]) -> tuple[Any, tuple[Any, ...]]:
-    names = list(directions[:MOST_SLIDERS])
-    with gr.Column(elem_classes="part", elem_id="steer"):
+def _steering(directions: Sequence[str] | None) -> tuple[Any, tuple[Any, ...]]:
+    every = list(directions or ())
+    names = every[:MOST_SLIDERS]
+    with gr.Column(elem_classes="part", elem_id="steer", visible=directions is not None):
         _title("Push along a direction", "steer-title")
         if not names:
             _html("steer-none", '<p class="quiet">There is none; mien extract makes one.</p>')
@@ -170,4 +172,7 @@ def _steering(directions: Sequence[str]) -> tuple[Any, tuple[Any, ...]]:
             )
             for i, name in enumerate(names)
         )  # fmt: skip
+        if len(every) > len(names):
+            told = f"{len(names)} of {len(every)} directions have a slider: the first by name."
+            _html("steer-more", f'<p class="quiet">{told}</p>')
     return pick, sliders

@@ -35,10 +35,14 @@ def mount_ui(app: FastAPI, server: Server) -> None:
     from mien.serve.ui.board import Board
     from mien.serve.ui.faces import steerable
     from mien.serve.ui.layout import Settings, lay_out
-    from mien.serve.ui.session import modes
+    from mien.serve.ui.session import may_decide, modes
     from mien.serve.ui.wiring import Wiring
 
-    settings = Settings(server.name, modes(server.rule), steerable(server.catalog), server.settings.limits.max_tokens)
+    decides = may_decide(server.rule, server.settings.keys)
+    settings = Settings(
+        server.name, modes(server.rule, decides), steerable(server.catalog) if decides else None,
+        server.settings.limits.max_tokens,
+    )  # fmt: skip
     board = Board(server.hub, server.history)
     blocks, parts = lay_out(settings)
     with blocks:

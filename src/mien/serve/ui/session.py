@@ -14,6 +14,7 @@ from typing import Literal
 from mien.records import Conversation, Message
 from mien.serve.policy import Rule
 from mien.serve.records import GaugeReading
+from mien.serve.security import Keys
 
 Lane = Literal["auto", "plain", "held"]
 Mode = Literal["auto", "plain", "held", "both"]
@@ -30,7 +31,7 @@ class Answer:
     lane: Lane
     text: str
     finish: Finish
-    """`stopped`: by the visitor; such an answer is in no history."""
+    """`stopped`: by the visitor."""
     held: bool = False
     """Whether the hold was in place."""
     fired: float | None = None
@@ -102,14 +103,24 @@ class Session:
         return (e.answer(lane) for e in self.exchanges)
 
 
-def modes(rule: Rule) -> list[tuple[str, Mode]]:
-    """Ways to answer that there are, with their labels; the first is the server's own."""
+def may_decide(rule: Rule, keys: Keys) -> bool:
+    """Whether visitors of the page may switch the hold off and steer, where clients may not: those with an operator's
+    key, whom the guard then lets in alone, and whoever sits at this machine where there are no keys. A key that is not
+    marked must not do here what it may not do in a request."""
+    return rule.clients_steer or not keys or keys.marked
+
+
+def modes(rule: Rule, decides: bool = True) -> list[tuple[str, Mode]]:
+    """Ways to answer that there are, with their labels; the first is the server's own. Without those that switch the
+    hold off, if the visitor may not."""
     if not rule.can_hold:
         return [("Plain", "plain")]
-    every: list[tuple[str, Mode]] = [("Plain", "plain"), ("Held", "held"), ("Side by side", "both")]
+    found: list[tuple[str, Mode]] = [("Plain", "plain"), ("Held", "held"), ("Side by side", "both")]
     if rule.policy == "hold-on-alarm":
-        return [("Hold on alarm", "auto"), *every]
-    return [every[1], every[0], every[2]] if rule.policy == "hold" else every
+        found.insert(0, ("Hold on alarm", "auto"))
+    elif rule.policy == "hold":
+        found[:2] = found[1], found[0]
+    return [m for m in found if decides or not any(asked_hold(lane, rule) is False for lane in LANES[m[1]])]
 
 
 def asked_hold(lane: Lane, rule: Rule) -> bool | None:

@@ -87,15 +87,15 @@ class Draft:
 
 def orders(
     session: Session, lanes: Sequence[Lane], message: str, system: str, sampling: Sampling,
-    interventions: tuple[Intervention, ...], gauges: tuple[int, ...], rule: Rule,
+    interventions: tuple[Intervention, ...], gauges: tuple[int, ...], rule: Rule, decides: bool,
 ) -> dict[Lane, Order]:  # fmt: skip
-    """A message's orders, a lane each."""
+    """A message's orders, a lane each. `decides`: whether the visitor may switch the hold off and steer."""
     seed = secrets.randbits(62)
     return {
         lane: Order(
             f"page-{secrets.token_hex(12)}", sampling, session.transcript(lane, system, message), seed=seed,
             wanted=Wanted(bool(gauges), gauges, bool(gauges), interventions, asked_hold(lane, rule)),
-            conversation=session.conversation(lane, len(lanes) > 1), owner=OWNER, inside=True,
+            conversation=session.conversation(lane, len(lanes) > 1), owner=OWNER, inside=decides,
         )
         for lane in lanes
     }  # fmt: skip

@@ -123,7 +123,7 @@ def _meta(answer: Answer, pushes: Sequence[str], face: Face | None) -> Iterator[
     if pushes:
         yield tag("span", f"pushed: {', '.join(pushes)}")
     if answer.finish != "stop":
-        yield tag("span", "stopped, not recorded" if answer.finish == "stopped" else "cut at its token limit")
+        yield tag("span", "stopped" if answer.finish == "stopped" else "cut at its token limit")
 
 
 def alarm_words(kind: str | None, since: int | None) -> str:

@@ -19,7 +19,7 @@ from mien.serve.ui import view_chat, view_drift, view_gauges, view_history
 from mien.serve.ui.board import Board
 from mien.serve.ui.faces import Face, faces_of, live_tints, pushed_words, pushes, steerable
 from mien.serve.ui.layout import LONGEST_MESSAGE, MOST_SLIDERS, REACH, Parts
-from mien.serve.ui.session import LANES, Answer, Exchange, Lane, Session, firing
+from mien.serve.ui.session import LANES, Answer, Exchange, Lane, Session, firing, may_decide
 from mien.serve.ui.talk import Draft, follow, orders
 
 _log = logging.getLogger("mien.serve")
@@ -32,7 +32,8 @@ class Wiring:
     def __init__(self, server: Server, parts: Parts, board: Board) -> None:
         self._server, self._at, self._board = server, parts, board
         self._faces = faces_of(server.catalog)
-        self._directions = steerable(server.catalog)[:MOST_SLIDERS]
+        self._decides = may_decide(server.rule, server.settings.keys)
+        self._directions = steerable(server.catalog)[:MOST_SLIDERS] if self._decides else []
 
     def connect(self, blocks: Any) -> None:
         """Add the handlers; inside the blocks' context."""
@@ -99,7 +100,9 @@ class Wiring:
         problem: Problem | None = None
         try:
             acts = pushes(server.catalog, coefs)
-            wanted = orders(session, lanes, message, system, sampling, acts, server.catalog.watched, server.rule)
+            wanted = orders(
+                session, lanes, message, system, sampling, acts, server.catalog.watched, server.rule, self._decides
+            )
             async with aclosing(follow(server.conductor.run, wanted, lambda: session.stopping)) as seen:
                 async for drafts in seen:
                     yield self._growing(session, message, drafts)
@@ -182,8 +185,7 @@ class Wiring:
         return view_history.texts_of(session, lane)
 
     def _head(self) -> str:
-        rule, settings = self._server.rule, self._server.settings
-        to = settings.hold or "its range"
+        rule, to = self._server.rule, self._server.hold_name or "its range"
         words = {
             "watch": "watches", "alert": "watches and alerts", "hold-on-alarm": f"holds to {to} after an alarm",
             "hold": f"holds every answer to {to}", "refuse": "goes on with no conversation that drifted",
@@ -249,7 +251,7 @@ class Wiring:
             at.now: "", at.gauges: view_gauges.gauges(self._faces, needles, session.chosen),
             at.drift_title: self._drift_title(name, shown.values()) if face else "",
             at.drift: view_drift.drift(name, lines) if face else "",
-            at.hold: view_gauges.hold(self._server.rule.can_hold, self._server.settings.hold or "", firing(held)),
+            at.hold: view_gauges.hold(self._server.rule.can_hold, self._server.hold_name or "", firing(held)),
             at.alarms: self._alarms(session),
         }  # fmt: skip
         return {part: str(html) for part, html in views.items()}
