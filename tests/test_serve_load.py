@@ -32,8 +32,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.model, pytest.mark.timeout(1200)]
 SECONDS = float(os.environ.get("MIEN_LOAD_SECONDS", "60"))
 CLIENTS = 64
 ANSWER = 12
-CLOSE = 5e-3
-"""Sigma, as far as batches move float32 sums."""
+CLOSE = {"float32": 5e-3, "bfloat16": 0.2}
+"""Sigma, as far as batches move sums; the load test's dtype is the faster one of the machine."""
 WORDS = "bread tides chess moss glass kites salt owls maps rain soap ink wool tea bees iron sand clay".split()  # noqa: SIM905
 GARBAGE: tuple[bytes, ...] = (
     b"", b"{", b"[]", b'{"model": 3}', b'{"messages": [{"role": "user", "content": 5}]}', b"\xff\xfe" * 50,
@@ -215,7 +215,7 @@ def require_scans_numbers(seen: Seen, folder: Path) -> None:
             continue
         for reading in one["told"]["readings"]:
             wanted = rows[one["id"], place, reading["gauge"]]
-            assert reading["sigma"] == pytest.approx(wanted, abs=CLOSE), (one, reading, wanted)
+            assert reading["sigma"] == pytest.approx(wanted, abs=close), (one, reading, wanted)
 
 
 def in_history(process: Process, one: dict[str, Any]) -> bool:
