@@ -205,7 +205,9 @@ def require_scans_numbers(seen: Seen, folder: Path) -> None:
     """Each reading equals what `mien scan` gives for that conversation; so none is lost, wrong, or another's."""
     log = folder / "log.jsonl"
     log.write_text("".join(json.dumps({k: one[k] for k in ("id", "messages")}) + "\n" for one in seen.whole))
-    scan([log], load(), folder / "scan")
+    reader = load()
+    close = CLOSE[reader.info.dtype]
+    scan([log], reader, folder / "scan")
     rows = {}
     for row in pq.read_table(folder / "scan" / "turns.parquet").to_pylist():
         rows[row["conversation"], row["message_index"], row["gauge"]] = row["sigma"]
