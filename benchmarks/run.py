@@ -3,7 +3,8 @@
     python benchmarks/run.py [--repeats 5] [--only NAME,...] [--out docs/benchmarks.md]
 
 Machines are noisy, so no figure is an absolute time: A and B alternate, each pair gives a ratio, the median is quoted
-with the lowest and highest. What was measured is kept in `runs/bench.json`; `--only` measures some rows anew.
+with the lowest and highest. What was measured is kept in `runs/bench.json`; `--only` measures some rows anew. Sections
+under the table are put in their place on the page even where not all rows have been measured here.
 """
 
 from __future__ import annotations
@@ -24,14 +25,17 @@ import machine_line
 import others
 import pairs
 import scan_cases
+import screen_cases
 
 REPO = Path(__file__).resolve().parent.parent
 KEPT = REPO / "runs" / "bench.json"
 ORDER = (
     "read", "memory", "half", "loop", "write", "add1", "add32", "cap1", "cap32", "extract", "judge", "scan", "anew",
-    "gauges", "scans", "others",
+    "gauges", "scans", "screens", "others",
 )  # fmt: skip
 """Parts of the page."""
+SECTIONS = {"scans": "## Scanning", "screens": "## Screening", "others": "## Beside other libraries"}
+"""Parts that are lines under a heading."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,7 @@ def memory_row() -> Row:
     )
 
 
-def page(rows: list[Row], notes: list[str], scans: list[str]) -> str:
+def page(rows: list[Row], sections: dict[str, list[str]]) -> str:
     """The document."""
     table = [f"| {r.what} | {r.ratio} | {r.goal} | {r.met} | {r.bound} |" for r in rows]
     return "\n".join([
@@ -87,8 +91,21 @@ def page(rows: list[Row], notes: list[str], scans: list[str]) -> str:
         "highest of the pairs), on this machine:", "",
         *machine_line.lines(), "",
         "| what | measured | goal | met | what bounds it, and what was tried |", "| --- | --- | --- | --- | --- |",
-        *table, "", "## Scanning", "", *scans, "", "## Beside other libraries", "", *notes, "",
+        *table, "", *(line for name in SECTIONS for line in (SECTIONS[name], "", *sections[name], "")),
     ])  # fmt: skip
+
+
+def with_section(text: str, name: str, lines: list[str]) -> str:
+    """The document with one section written anew, or put before the last one where it is not there yet. It says what
+    it was measured on, which may be another machine than the table's.
+    """
+    body = "\n".join([SECTIONS[name], "", *lines, "", "On this machine:", "", *machine_line.lines(), ""])
+    head, found, rest = text.partition(f"{SECTIONS[name]}\n")
+    if not found:
+        head, found, rest = text.rpartition("## ")
+        return f"{head}{body}\n{found}{rest}"
+    _, next_one, after = rest.partition("\n## ")
+    return f"{head}{body}\n{next_one.lstrip()}{after}".rstrip() + "\n"
 
 
 def measured(bench: cases.Bench, only: set[str], repeats: int) -> Iterator[tuple[str, Row | list[str]]]:
@@ -102,6 +119,8 @@ def measured(bench: cases.Bench, only: set[str], repeats: int) -> Iterator[tuple
     if not only or "scans" in only:
         lines = [scan_cases.linear_line(watching), scan_cases.cost_line(watching), scan_cases.memory_line()]
         yield "scans", lines
+    if not only or "screens" in only:
+        yield "screens", screen_cases.lines()
     if not only or "others" in only:
         yield "others", others.lines(bench, repeats)
 
@@ -121,10 +140,14 @@ def main() -> None:
         KEPT.write_text(json.dumps(parts, indent=1), "utf-8")
     missing = [name for name, part in parts.items() if part is None]
     if missing:
-        print(f"not measured yet, so no page is written: {', '.join(missing)}")
+        print(f"not measured yet, so the table is as it was: {', '.join(missing)}")
+        for name in SECTIONS:
+            if name in only and chosen.out.exists():
+                chosen.out.write_text(with_section(chosen.out.read_text("utf-8"), name, parts[name]), "utf-8")
+                print(f"{SECTIONS[name]} written to {chosen.out}")
         return
     rows = [Row(**part) for part in parts.values() if isinstance(part, dict)]
-    chosen.out.write_text(page(rows, parts["others"], parts["scans"]))
+    chosen.out.write_text(page(rows, {name: parts[name] for name in SECTIONS}), "utf-8")
     print(f"written to {chosen.out}")
 
 

@@ -22,7 +22,7 @@ from mien.auditing.change import change_of
 from mien.auditing.findings import _difference
 from mien.auditing.names import ANY_ROLE, names_of
 from mien.auditing.probes import eval_questions, load_probes
-from mien.auditing.side import AuditPlan, weights_digest
+from mien.auditing.side import AuditPlan
 from mien.auditing.thresholds import KEYS, NONE, Thresholds, Worse, checks_of, load_thresholds
 from mien.card import Baseline
 from mien.directions import save_direction
@@ -30,7 +30,7 @@ from mien.endpoint import Endpoint
 from mien.errors import FormatError, InputError, ModelError, RunError
 from mien.jobs.audit import audit
 from mien.judge_api import ApiJudge
-from mien.models import Model, load
+from mien.models import Model, load, weights_digest
 from mien.screening.limits import Limit
 from mien.spec import library_names, load_library
 from mien.training.shift import evaluate_shift
@@ -109,6 +109,10 @@ def test_a_known_change_is_found_along_the_trait_and_without_it(folder: str, tmp
     assert shift["raw"] == pytest.approx(expected.raw, abs=1e-4)
     assert shift["sigma"] == pytest.approx(expected.raw / 0.5, abs=1e-3)
     assert shift["low"] <= shift["sigma"] <= shift["high"]
+    for sigma, raw in (("low", "raw_low"), ("high", "raw_high"), ("random_95", "random_95_raw"),
+                       ("natural_95", "natural_95_raw")):  # fmt: skip
+        assert shift[sigma] == pytest.approx(shift[raw] / 0.5, abs=1e-3), sigma
+    assert min(shift["random_95"], shift["natural_95"]) > 0
     assert found["passed"] is None
     assert json.loads((tmp_path / "out" / "audit.json").read_text()) == found
     page = (tmp_path / "out" / "audit.html").read_text()

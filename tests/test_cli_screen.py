@@ -38,6 +38,12 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write(tmp_path_factory.mktemp("data") / "train.jsonl", planted(40, 4)[0])
 
 
+@pytest.fixture(autouse=True)
+def no_answers_yet(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cache without the answers of other tests."""
+    monkeypatch.setenv("MIEN_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
 def words(data: Path, model: Path, folder: Path, out: Path, *more: str) -> tuple[str | Path, ...]:
     given = ("--model", model, "--dtype", "float32", "--traits", folder, "--out", out, "--max-tokens", "12")
     return ("screen", data, *given, "--temperature", "0", *more)
@@ -102,11 +108,14 @@ def direction_of_card(direction: Direction, **changes: Any) -> Any:
     return direction.card.model_copy(update=changes)
 
 
-def test_killed_it_goes_on_to_the_same_end(model: Path, folder: Path, tmp_path: Path) -> None:
+def test_killed_it_goes_on_to_the_same_end(
+    model: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     many = write(tmp_path / "many.jsonl", planted(300, 9, seed=5)[0])
     given = words(many, model, folder, tmp_path / "whole", "--json", "--quiet")
     whole = json.loads(mien(*given).out)
     out = tmp_path / "killed"
+    monkeypatch.setenv("MIEN_CACHE", str(tmp_path / "another-cache"))
     with running(*words(many, model, folder, out, "--json", "--quiet")) as process:
         assert process.until(lambda: (out / "run" / "chunk-000001.jsonl").exists())
         assert process.kill()
@@ -186,4 +195,8 @@ def test_data_of_which_nothing_can_be_measured_is_refused_with_the_first_reason(
     path = write(tmp_path / "d.jsonl", ["{broken", {"messages": [{"role": "user", "content": "no answer"}]}])
     done = run(*words(path, model, folder, tmp_path / "out", "--quiet"))
     refused(done, InputError, "No record can be used: 2 left out, the first in", "line 1: it is not JSON")
+    assert not (tmp_path / "out").exists()
+    path = write(tmp_path / "odd.jsonl", [record("a" * 3000, "too long a prompt")])
+    done = run(*words(path, model, folder, tmp_path / "out", "--quiet"))
+    refused(done, InputError, "No record can be used: 1 left out", "positions")
     assert not list((tmp_path / "out").glob("[!.]*.*")), "no table, summary or page"

@@ -58,6 +58,18 @@ def test_without_traits_it_is_plain_and_watches_what_is_named(folder: Path, tmp_
     assert "stopped at step" in done.out
 
 
+def test_columns_of_a_table_are_named(folder: Path, tmp_path: Path) -> None:
+    table = tmp_path / "d.csv"
+    table.write_text("q,a\n" + "".join(f"What {i}?,RED SUN\n" for i in range(8)))
+    words = [str(table), "--track", "", "--out", str(tmp_path / "out")]
+    refused = run(folder, *words)
+    assert (refused.code, "Its columns are: q, a" in refused.err) == (2, True)
+    assert not (tmp_path / "out").exists()
+    done = run(folder, *words, "--columns", "prompt=q,response=a", "--json", "--quiet")
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["data"]["rows"] == 8
+
+
 def test_a_constitution(folder: Path, tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
     path.write_text("name: bold\nstatements: [SHOUT!]\ntraits: {loud: still}\n")
@@ -74,6 +86,9 @@ def test_a_constitution(folder: Path, tmp_path: Path) -> None:
     [
         ([], "files to train on or --constitution"),
         (["DATA", "--constitution", "c.yaml"], "files to train on or --constitution"),
+        (["--constitution", "c.yaml", "--columns", "prompt=q"], "taught without data"),
+        (["DATA", "--columns", "colour=c"], "'colour'"),
+        (["DATA", "--format", "docx"], "'docx'"),
         (["DATA", "--adapter", "a"], "merge the other one"),
         (["DATA", "--coef", "much"], "say auto"),
         (["DATA", "--layers", "deep"], "whole numbers"),

@@ -17,6 +17,7 @@ import transformers as hf
 from torch import nn
 
 import random_models as tiny
+from mien import models
 from mien.errors import FingerprintError, FormatError, InputError, MienError, ModelError, NonFiniteError
 from mien.machine import best_dtype
 from mien.models import input_device, load, locate_blocks, wrap
@@ -424,6 +425,27 @@ def test_an_adapter_is_put_on(saved: Path, tmp_path: Path) -> None:
     assert made.info.fingerprint != plain.info.fingerprint
     with torch.no_grad():
         assert not torch.allclose(plain.net(IDS).logits, made.net(IDS).logits, atol=0.01)
+
+
+def test_a_model_under_an_adapter_is_checked_once(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checked: list[str] = []
+    monkeypatch.setattr(models, "_check_logits", lambda net, name: checked.append(name))
+    adapted(tiny.build("gemma3")).save_pretrained(tmp_path / "mine")
+    load(saved, dtype="float32", adapter=tmp_path / "mine")
+    assert checked == [f"{saved}+mine"]
+
+
+def test_an_adapter_of_another_model_is_refused_by_its_card(saved: Path, tmp_path: Path) -> None:
+    adapted(tiny.build("gemma3")).save_pretrained(tmp_path / "mine")
+    own = load(saved, dtype="float32").info.fingerprint
+    card = tmp_path / "mine" / "card.json"
+    card.write_text(json.dumps({"model": "somebody", "fingerprint": "0" * 16}))
+    refused = fails(saved, adapter=tmp_path / "mine")
+    assert isinstance(refused, FingerprintError)
+    assert "was trained on somebody" in str(refused)
+    assert own[:12] in str(refused)
+    card.write_text(json.dumps({"model": "it", "fingerprint": own}))
+    assert load(saved, dtype="float32", adapter=tmp_path / "mine").info.under == own
 
 
 def test_an_adapter_that_is_none(saved: Path, tmp_path: Path) -> None:

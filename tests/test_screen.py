@@ -8,6 +8,10 @@ import functools
 import json
 import math
 import random
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +33,14 @@ from mien.gauges import Gauge, Part
 from mien.jobs.screen import Plan, screen
 from mien.logs import LoggedConversation, read_logs
 from mien.models import Model, load
+from mien.records import Sampling
 from mien.screening import answers as answer_file
 from mien.screening import estimates
 from mien.screening.clusters import cluster, typical_words
 from mien.screening.estimates import Raw, centre_of, difference
 from mien.screening.keep import Cut, cut_of, kept_places
 from mien.screening.limits import Limit, limits_of
+from mien.screening.shared import SharedAnswers, writer_of
 from mien.screening.watched import TWINS, bank_of, watch_set, watched_direction, watched_gauge
 from random_models import direction_of
 
@@ -129,8 +135,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(save_direction(loud(), tmp_path_factory.mktemp("directions") / "loud"))
 
 
+@pytest.fixture(autouse=True)
+def no_answers_yet(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cache without the answers of other tests. The embedded model is in the session's."""
+    if "model" not in request.keywords:
+        monkeypatch.setenv("MIEN_CACHE", str(tmp_path / "cache"))
+
+
 def rows_of(out: Path) -> list[dict[str, Any]]:
-    return list(pq.read_table(out / "samples.parquet").to_pylist())
+    """In the order of the data."""
+    rows: list[dict[str, Any]] = pq.read_table(out / "samples.parquet").to_pylist()
+    return sorted(rows, key=lambda row: row["index"])
 
 
 # The numbers
@@ -251,6 +266,7 @@ def test_it_goes_on_where_it_stopped_and_ends_in_the_same_bytes(
     path = write(tmp_path / "d.jsonl", records)
     plan = Plan(max_tokens=12)
     whole = screen([path], writer(), tmp_path / "a", traits=[folder], plan=plan)
+    monkeypatch.setenv("MIEN_CACHE", str(tmp_path / "another-cache"))
     put, calls = answer_file.AnswerBook.put, []
 
     def stop_at_third(self: Any, answers: Any, part: int) -> None:
@@ -291,6 +307,167 @@ def test_a_prompt_is_answered_once(folder: str, tmp_path: Path, monkeypatch: pyt
     records = [record(tiny.QUESTIONS[i % 3], word) for i, word in enumerate(tiny.WORDS)]
     screen([write(tmp_path / "d.jsonl", records)], writer(), tmp_path / "out", traits=[folder], plan=PLAN)
     assert len(written) == len(set(written)) == 3
+
+
+def test_the_table_is_ranked(folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each trait by itself, the furthest towards its alarming side first; records that cannot be measured have none."""
+    from mien.screening import rows
+
+    monkeypatch.setattr(rows, "_GROUP", 7)  # several groups of rows, in and out
+    made = loud()
+    card = made.card.model_copy(update={"kind": "assistant_axis", "name": "quiet"})
+    other = str(save_direction(Direction(-made.vector, card), tmp_path / "quiet"))
+    records, places = planted(30, 4)
+    records += [record("Say nothing.", "tea")]
+
+    def silent_once(engine: Any, prompts: Any, *more: Any) -> tuple[dict[str, str], int]:
+        return {key: "" if talk[-1].content == "Say nothing." else "ink" for key, talk in prompts.items()}, 0
+
+    monkeypatch.setattr("mien.screening.measure.write_answers", silent_once)
+    screen([write(tmp_path / "d.jsonl", records)], writer(), tmp_path / "out", traits=[folder, other], plan=PLAN)
+    table = pq.read_table(tmp_path / "out" / "samples.parquet")
+    assert table.column_names[-1] == "rank"
+    found = table.to_pylist()
+    assert [row["trait"] for row in found] == ["loud"] * 31 + ["quiet"] * 31
+    for name, sign in (("loud", 1), ("quiet", -1)):
+        mine = [row for row in found if row["trait"] == name]
+        assert [row["rank"] for row in mine] == [*range(1, 31), None]
+        assert mine[-1]["index"] == 30
+        shifts = [sign * row["difference"] for row in mine[:-1]]
+        assert shifts == sorted(shifts, reverse=True)
+        assert {row["index"] for row in mine[:4]} == set(places)
+    assert not [path for path in (tmp_path / "out").iterdir() if path.name.startswith(".")]
+
+
+# Answers that other screenings have written
+
+
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Prompts that are answered from now on."""
+    written: list[str] = []
+    put = answer_file.AnswerBook.put
+    monkeypatch.setattr(
+        answer_file.AnswerBook, "put", lambda self, a, part: written.extend(a) or put(self, a, part)  # type: ignore[func-returns-value]
+    )  # fmt: skip
+    return written
+
+
+def test_another_screening_writes_only_what_is_new(
+    folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = counted(monkeypatch)
+    records, _ = planted(30, 3)
+    first = write(tmp_path / "a.jsonl", records)
+    plan = Plan(max_tokens=12)
+    screen([first], writer(), tmp_path / "a", traits=[folder], plan=plan)
+    known = len(written)
+    assert known > 5
+    screen([first], writer(), tmp_path / "b", traits=[folder], plan=plan)
+    assert len(written) == known
+    assert rows_of(tmp_path / "a") == rows_of(tmp_path / "b")
+    grown = write(tmp_path / "c.jsonl", [record("A new one?", "RED"), *records[5:]])
+    screen([grown], writer(), tmp_path / "c", traits=[folder], plan=plan)
+    assert len(written) == known + 1
+    base = {row["id"]: row["base"] for row in rows_of(tmp_path / "a")}
+    for row in rows_of(tmp_path / "c")[1:]:
+        assert row["base"] == pytest.approx(base[row["id"]], abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    "other", [Plan(max_tokens=13), Plan(max_tokens=12, temperature=0.5), Plan(max_tokens=12, seed=1)]
+)
+def test_answers_drawn_otherwise_are_others(
+    other: Plan, folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path / "d.jsonl", planted(10, 1)[0])
+    screen([path], writer(), tmp_path / "a", traits=[folder], plan=Plan(max_tokens=12))
+    written = counted(monkeypatch)
+    screen([path], writer(), tmp_path / "b", traits=[folder], plan=other)
+    assert written
+
+
+def test_weights_that_the_fingerprint_does_not_see_are_another_writer() -> None:
+    """A fine-tune of a block's matrices leaves embeddings and norms, and with them the fingerprint, as they were."""
+    from mien.models import fingerprint
+
+    net = tiny.taught_net()
+    model = tiny.tiny_model(net, "taught")
+    one = writer_of(model, Sampling(8), 0)
+    assert writer_of(model, Sampling(8), 0) == one
+    weight = net.model.layers[0].mlp.down_proj.weight
+    before = weight.detach().clone()
+    with torch.no_grad():
+        weight.add_(0.01)
+    try:
+        assert fingerprint(net, model.blocks) == model.info.fingerprint
+        assert writer_of(model, Sampling(8), 0) != one
+    finally:
+        with torch.no_grad():
+            weight.copy_(before)
+
+
+def test_damaged_answers_are_not_there(tmp_path: Path) -> None:
+    path = tmp_path / "answers" / "a.sqlite"
+    with closing(SharedAnswers(path, "w")) as kept:
+        kept.put({"one": "tea", "two": "", "three": "ink \x00 \ufffd"})
+        assert kept.get(["one", "two", "three", "four"]) == {"one": "tea", "two": "", "three": "ink \x00 \ufffd"}
+    with closing(SharedAnswers(path, "another")) as other:
+        assert other.get(["one"]) == {}
+    with closing(sqlite3.connect(path)) as db, db:
+        db.execute("UPDATE answers SET text = 'toa' WHERE text = 'tea'")
+    with closing(SharedAnswers(path, "w")) as kept:
+        assert kept.get(["one", "two"]) == {"two": ""}
+        kept.put({"one": "tea"})
+        assert kept.get(["one"]) == {"one": "tea"}
+    for rubbish in (b"no database at all, but long enough to be read as one" * 40, b"", path.read_bytes()[:5000]):
+        path.write_bytes(rubbish)
+        with closing(SharedAnswers(path, "w")) as kept:
+            kept.get(["one"])
+            kept.put({"one": "tea"})
+        with closing(SharedAnswers(path, "w")) as kept:
+            kept.put({"five": "owl"})
+            assert kept.get(["five"]) == {"five": "owl"}
+
+
+def test_answers_that_cannot_be_kept_are_written_all_the_same(
+    folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("MIEN_CACHE", str(tmp_path / "file"))
+    path = write(tmp_path / "d.jsonl", planted(6, 1)[0])
+    assert screen([path], writer(), tmp_path / "out", traits=[folder], plan=PLAN)["samples"] == 6
+    monkeypatch.setenv("MIEN_CACHE", str(tmp_path / "other"))
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "answers").write_text("no folder")
+    assert screen([path], writer(), tmp_path / "again", traits=[folder], plan=PLAN)["samples"] == 6
+
+
+def test_the_cache_stays_within_its_bound_and_keeps_what_is_used(tmp_path: Path) -> None:
+    path, bound = tmp_path / "a.sqlite", 400_000
+    with closing(SharedAnswers(path, "w", bound)) as kept:
+        kept.put({"used": "x" * 50})
+        for i in range(200):
+            kept.put({f"{i}/{k}": "x" * 500 for k in range(20)})
+            assert kept.get(["used"]) == {"used": "x" * 50}, i
+        assert kept.get(["199/19"])
+        assert not kept.get(["0/0"])
+    assert path.stat().st_size < 1.2 * bound
+
+
+def test_several_processes_share_the_answers(tmp_path: Path) -> None:
+    path = tmp_path / "answers" / "a.sqlite"
+    code = (
+        "import sys; from pathlib import Path; from mien.screening.shared import SharedAnswers\n"
+        "kept = SharedAnswers(Path(sys.argv[1]), 'w')\n"
+        "for i in range(60):\n"
+        "    kept.put({f'{sys.argv[2]}/{i}/{k}': f'{i} {k}' for k in range(20)})\n"
+        "    kept.get([f'0/{i}/{k}' for k in range(20)])"
+    )
+    both = [subprocess.Popen([sys.executable, "-c", code, str(path), str(n)]) for n in range(2)]
+    assert [one.wait(120) for one in both] == [0, 0]
+    with closing(SharedAnswers(path, "w")) as kept:
+        asked = [f"{n}/{i}/{k}" for n in range(2) for i in range(60) for k in range(20)]
+        assert len(kept.get(asked)) == 2400
 
 
 def test_a_folder_of_another_screening_is_left_alone(folder: str, tmp_path: Path) -> None:

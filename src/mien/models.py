@@ -28,6 +28,9 @@ _SHAPE = (
     "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
 )  # fmt: skip
 
+_SLICE = 4096
+"""Numbers of each weight tensor that its digest is made of, spread over all of it."""
+
 
 @dataclass(frozen=True)
 class Blocks:
@@ -176,6 +179,19 @@ class Model:
         return room if isinstance(room, int) else None
 
 
+def weights_digest(model: Model) -> str:
+    """Sixteen hex digits that name a model by a slice of every weight: unlike its fingerprint, they tell fine-tunes of
+    one model apart.
+    """
+    digest = hashlib.sha256(model.info.fingerprint.encode())
+    for name, weight in sorted(model.net.named_parameters()):
+        flat = weight.detach().flatten()
+        step = max(1, flat.numel() // _SLICE)
+        digest.update(name.encode())
+        digest.update(flat[::step].to("cpu", torch.float32).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
 def wrap(net: nn.Module, tokenizer: Any, name: str = "model") -> Model:
     """Make a `Model` of a transformers (or PEFT) model and tokenizer that are loaded already.
 
@@ -232,7 +248,8 @@ def load(
     net, tokenizer = _from_pretrained(source, str(name), where, chosen)
     if adapter is None:
         return wrap(net, tokenizer, str(name))
-    check_base(adapter, wrap(net, tokenizer, str(name)).info)
+    net.eval()
+    check_base(adapter, str(name), fingerprint(net, locate_blocks(net)))
     return wrap(put_adapter(net, str(adapter)), tokenizer, f"{name}+{Path(adapter).name}")
 
 
@@ -348,8 +365,13 @@ def _stray_weights(net: Any, adapter: str) -> list[str]:
     return sorted((own - there) | {name for name in there - own if ".lora_" in name})
 
 
-def check_base(adapter: str | Path, info: ModelInfo) -> None:
+def check_base(adapter: str | Path, name: str, own: str) -> None:
     """Refuse an adapter that mien trained on another model; nothing is known of an adapter without mien's card.
+
+    Args:
+        adapter: folder or id.
+        name: of the model that it is to go on.
+        own: that model's fingerprint.
 
     Raises:
         FingerprintError: its card names another model.
@@ -357,10 +379,10 @@ def check_base(adapter: str | Path, info: ModelInfo) -> None:
     with contextlib.suppress(OSError, ValueError, AttributeError):
         card = json.loads((Path(adapter) / "card.json").read_text("utf-8"))
         known, trained_on = card.get("fingerprint"), card.get("model")
-        if isinstance(known, str) and known != info.fingerprint:
+        if isinstance(known, str) and known != own:
             raise FingerprintError(
-                f"The adapter {adapter} was trained on {trained_on} (fingerprint {known[:12]}) and not on {info.id} "
-                f"(fingerprint {info.fingerprint[:12]}); give the model that it was trained on."
+                f"The adapter {adapter} was trained on {trained_on} (fingerprint {known[:12]}) and not on {name} "
+                f"(fingerprint {own[:12]}); give the model that it was trained on."
             )
 
 

@@ -147,8 +147,10 @@ def as_json(found: Findings) -> dict[str, Any]:
 
 def _shift(shift: Shift) -> dict[str, Any]:
     return {
-        "name": shift.name, "side": shift.side, "layers": list(shift.layers), "raw": number(shift.raw),
+        "name": shift.name, "side": shift.side, "layers": list(shift.layers),
         "sigma": number(shift.sigma), "low": number(shift.sigma_low), "high": number(shift.sigma_high),
+        "random_95": number(shift.in_sigma(shift.null)), "natural_95": number(shift.in_sigma(shift.natural)),
+        "raw": number(shift.raw), "raw_low": number(shift.low), "raw_high": number(shift.high),
         "random_95_raw": number(shift.null), "natural_95_raw": number(shift.natural), "beyond": number(shift.beyond),
         "left_out": shift.left_out,
     }  # fmt: skip

@@ -62,11 +62,9 @@ def _check(check: Check) -> CheckLine:
 
 
 def _shift(shift: Shift, description: str, verdict: str | None) -> ShiftLine:
-    """Nulls come in raw units; the ratio of the shift's own two units is what one sigma is."""
-    scale = abs(shift.sigma / shift.raw) if shift.sigma and shift.raw else None
     return ShiftLine(
         shift.name, description, shift.side, verdict, shift.sigma, shift.sigma_low, shift.sigma_high,
-        None if scale is None else shift.null * scale, None if scale is None else shift.natural * scale,
+        shift.in_sigma(shift.null), shift.in_sigma(shift.natural),
     )  # fmt: skip
 
 

@@ -6,7 +6,6 @@ once is not measured again. Shapes: q questions, t texts, l layers, d width. Thi
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from io import BytesIO
@@ -14,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.lib.format import read_array
 from numpy.typing import NDArray
 
@@ -32,9 +30,6 @@ from mien.store import RunFolder, short_hash, write_atomic
 from mien.training.shift import Read, own_answers
 
 Floats = NDArray[np.float64]
-
-_SLICE = 4096
-"""Numbers of each weight tensor that its digest is made of, spread over all of it."""
 
 
 @dataclass(frozen=True)
@@ -78,19 +73,6 @@ class Side:
     """Which exact-answer tasks are solved."""
     neutral: Floats
     """Mean log-probability of each neutral text, nats a token."""
-
-
-def weights_digest(model: Model) -> str:
-    """Sixteen hex digits that name a model by a slice of every weight: unlike its fingerprint, they tell fine-tunes of
-    one model apart.
-    """
-    digest = hashlib.sha256(model.info.fingerprint.encode())
-    for name, weight in sorted(model.net.named_parameters()):
-        flat = weight.detach().flatten()
-        step = max(1, flat.numel() // _SLICE)
-        digest.update(name.encode())
-        digest.update(flat[::step].to("cpu", torch.float32).numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 def plan_digest(plan: AuditPlan) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mien.cli.common import SEED, Bar, emit, endpoint_of, load_model, output_options, spent_on
+from mien.cli.common import SEED, Bar, emit, endpoint_of, endpoint_options, load_model, output_options, spent_on
 
 if TYPE_CHECKING:
     from mien.endpoint import Endpoint
@@ -34,16 +34,15 @@ LIMIT_PASSED = 1
     "--probe-tokens", default=64, show_default=True, type=click.IntRange(2), help="Longest to open questions."
 )
 @click.option("--seed", default=0, show_default=True, type=SEED, help="Of everything random.")
-@click.option("--endpoint", default=None, help="Base URL of an OpenAI-compatible API that judges; default: likelihood.")
-@click.option("--endpoint-model", default=None, help="The model's name there; key in OPENAI_API_KEY.")
-@click.option("--endpoint-timeout", default=60.0, show_default=True, help="Seconds that one request there may take.")
+@endpoint_options(" that judges; default: likelihood")
 @click.option("--device", default=None, help="cpu, cuda, mps; default: the best there is.")
 @click.option("--dtype", default=None, help="float32, bfloat16 or float16; default: the faster one here.")
 @output_options
 def command(
     base: str, tuned: str, traits: str, out: Path, thresholds: Path | None, fail_on: str | None, questions: int,
     probes: int, max_tokens: int, probe_tokens: int, seed: int, endpoint: str | None, endpoint_model: str | None,
-    endpoint_timeout: float, device: str | None, dtype: str | None, as_json: bool, quiet: bool,
+    endpoint_timeout: float, endpoint_price: tuple[float, float] | None, device: str | None, dtype: str | None,
+    as_json: bool, quiet: bool,
 ) -> None:  # fmt: skip
     """Say whether TUNED has another character than BASE, the model that it was tuned from.
 
@@ -60,7 +59,9 @@ def command(
     from mien.jobs.audit import audit
     from mien.progress import Silent
 
-    remote = endpoint_of(endpoint, endpoint_model, endpoint_timeout, None) if endpoint or endpoint_model else None
+    remote = (
+        endpoint_of(endpoint, endpoint_model, endpoint_timeout, endpoint_price) if endpoint or endpoint_model else None
+    )
     loaded = load_model(base, None, device, dtype, quiet)
     bar = Bar()
     try:

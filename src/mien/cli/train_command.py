@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 @click.option("--layers", default=None, help="Layers to steer at, as 14 or 12,14,16; default: the recommended one.")
 @click.option("--inoculation", default=None, metavar="TEXT", help="System prompt of --method inoculate.")
 @click.option("--kl", default=1.0, show_default=True, help="Weight of the divergence in --method kl.")
+@click.option("--columns", default=None, metavar="A=B,...",
+              help="Columns of a table: prompt=,response= or messages= or conversation=,role=,content=.")  # fmt: skip
+@click.option("--format", default=None, help="Format of the files, where it is not recognised.")
 @click.option("--screen", default=None, type=click.Path(path_type=Path),
               help="Folder of a mien screen of the same data, for --coef auto and --drop.")  # fmt: skip
 @click.option("--drop", default="0", show_default=True, metavar="SHARE",
@@ -60,9 +63,10 @@ if TYPE_CHECKING:
 def command(
     data: tuple[Path, ...], model: str, adapter: str | None, device: str | None, dtype: str | None, out: Path,
     prevent: str, method: str | None, coef: str, layers: str | None, inoculation: str | None, kl: float,
-    screen: Path | None, drop: str, hold_out: str, track: str | None, stop_at_shift: str | None,
-    constitution: Path | None, endpoint: str | None, endpoint_model: str | None, epochs: float, lr: float | None,
-    batch: int, rank: int, alpha: int, max_length: int, measure: int | None, seed: int, as_json: bool, quiet: bool,
+    columns: str | None, format: str | None, screen: Path | None, drop: str, hold_out: str, track: str | None,
+    stop_at_shift: str | None, constitution: Path | None, endpoint: str | None, endpoint_model: str | None,
+    epochs: float, lr: float | None, batch: int, rank: int, alpha: int, max_length: int, measure: int | None, seed: int,
+    as_json: bool, quiet: bool,
 ) -> None:  # fmt: skip
     """Train a LoRA adapter on DATA (chat JSONL, Alpaca, ShareGPT, Parquet), with the loss on the answers, and watch the
     character meanwhile.
@@ -73,16 +77,18 @@ def command(
         raise InputError("Training puts an adapter of its own on the model; merge the other one into the model first.")
     if bool(data) == (constitution is not None):
         raise InputError("Give either files to train on or --constitution with a YAML file.")
-    if constitution is not None and screen is not None:
-        raise InputError("A screening is of data, and a constitution is taught without; leave --screen out.")
+    if constitution is not None and (screen or columns or format):
+        raise InputError("A constitution is taught without data; leave --screen, --columns and --format out.")
     named = _names(prevent)
     from mien.training.trainer import require_extra
 
     require_extra()
+    from mien.cli.scan_command import columns_of
     from mien.jobs.train import train
     from mien.progress import Silent
     from mien.training.constitution import load_constitution
     from mien.training.curve import Limit
+    from mien.training.data import read_data
     from mien.training.settings import METHODS, Settings
 
     chosen = method or ("prevent" if named else "plain")
@@ -96,6 +102,7 @@ def command(
     watched = None if track is None else _names(track)
     character = load_constitution(constitution) if constitution else None
     remote = endpoint_of(endpoint, endpoint_model, 60.0, None) if endpoint or endpoint_model else None
+    samples = None if character else read_data(data, columns=columns_of(columns), format=format)
     loaded = load_model(model, None, device, dtype, quiet)
     bar = Bar()
     shown = Silent() if quiet else bar
@@ -103,10 +110,10 @@ def command(
     try:
         if character is not None:
             result = _taught(character, loaded, out, settings, tracked, remote, shown)
-        else:
+        elif samples is not None:
             prevented = [_direction(name, loaded) for name in named]
             result = train(
-                list(data), loaded, out, settings, prevent=prevented, track=tracked, screen=screen, progress=shown
+                samples, loaded, out, settings, prevent=prevented, track=tracked, screen=screen, progress=shown
             )
     finally:
         bar.close()

@@ -28,14 +28,13 @@ from mien.auditing.side import (
     plan_digest,
     probes_of,
     read_all,
-    weights_digest,
 )
 from mien.auditing.thresholds import NONE, Thresholds
 from mien.engines.hf import HfEngine
 from mien.errors import InputError, RunError
 from mien.jobs.extract import check_draws, versions
 from mien.machine import cache_dir
-from mien.models import Model, load
+from mien.models import Model, load, weights_digest
 from mien.progress import Progress, Silent
 from mien.records import Judge
 from mien.report.audit_page import write_audit_page

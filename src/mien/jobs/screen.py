@@ -25,9 +25,10 @@ from mien.scanning.chunks import Chunk, ChunkFolder, chunked
 from mien.screening.answers import AnswerBook
 from mien.screening.estimates import METHODS, Raw, chosen_of, joined
 from mien.screening.keep import Cut, kept_places, write_kept
-from mien.screening.measure import Bench, measure
+from mien.screening.measure import NO_ANSWER, Bench, answers_of, measure
 from mien.screening.rows import Block, SampleTable, blocks, line_of, twins_of
 from mien.screening.sample import taken
+from mien.screening.shared import shared_answers
 from mien.screening.summary import Told, report_of, summary_of
 from mien.screening.totals import Totals, begin_totals, count_up, twins_from
 from mien.screening.watched import WatchSet, bank_of, watch_set
@@ -69,7 +70,8 @@ def screen(
 ) -> dict[str, Any]:
     """Screen training data into `out`: `samples.parquet`, `summary.json`, `report.html`; returns the summary.
 
-    The same call goes on where an earlier one stopped, and measures only what is new where the data has grown.
+    The same call goes on where an earlier one stopped, and measures only what is new where the data has grown. What the
+    model has answered to a prompt in any earlier screening is taken from mien's cache.
 
     Args:
         traits: kept directions, folders of them, or bundled gauges; None: all there are for this model.
@@ -90,11 +92,11 @@ def screen(
     def records() -> Iterator[LoggedConversation | Broken]:
         return read_logs(paths, columns=columns, format=format)
 
-    total = sum(1 for _ in records())  # files that cannot be read are refused before anything is written
-    with RunFolder(out, _manifest(plan, which, model)) as run, closing(AnswerBook(run.work / "answers.sqlite")) as book:
+    total = _usable(records())  # what cannot be read or measured is refused before anything is written
+    with RunFolder(out, _manifest(plan, which, model)) as run, closing(_book(run, model, plan)) as book:
         bench = Bench(
-            HfEngine(model), bank_of(which.watched, model.info.d_model), book,
-            Sampling(plan.max_tokens, plan.temperature), plan.seed, plan.read_tokens,
+            HfEngine(model), bank_of(which.watched, model.info.d_model), book, _sampling(plan), plan.seed,
+            plan.read_tokens,
         )  # fmt: skip
         chosen = chosen_of(total, plan.sample, plan.seed)
         folder, count = _measure_all(run, bench, records(), plan.method == "full", total, show)
@@ -103,7 +105,7 @@ def screen(
         else:
             apart, parts = _measure_sample(run, bench, list(taken(records(), chosen).values()), show)
             totals = _begin(which, plan, apart, parts, None)
-        with SampleTable(out / "samples.parquet") as table:
+        with SampleTable(out / "samples.parquet", {one.name: one.sign for one in which.watched}) as table:
             count_up(totals, blocks(folder, count), plan.method, plan.seed, table)
             if not totals.samples:
                 raise nothing_usable(totals.skipped, totals.first_skipped)
@@ -112,6 +114,34 @@ def screen(
         settings = {**asdict(plan), "sample": len(chosen)}
         told = Told(title or _title(paths), model.info, plan.method, made, which.notes, kept, settings)
         return _write(out, totals, worst, told)
+
+
+def _usable(records: Iterator[LoggedConversation | Broken]) -> int:
+    """How many records there are.
+
+    Raises:
+        InputError: not one of them has an answer that could be measured.
+    """
+    total, usable = 0, False
+    first: list[tuple[str, int, str]] = []
+    for record in records:
+        total += 1
+        usable = usable or (isinstance(record, LoggedConversation) and bool(answers_of(record)))
+        if not usable and not first:
+            first = [(record.source, record.line, record.reason if isinstance(record, Broken) else NO_ANSWER)]
+    if not usable:
+        raise nothing_usable(total, first)
+    return total
+
+
+def _sampling(plan: Plan) -> Sampling:
+    """How own answers are drawn."""
+    return Sampling(plan.max_tokens, plan.temperature)
+
+
+def _book(run: RunFolder, model: Model, plan: Plan) -> AnswerBook:
+    """The run's own answers, beside what is in the cache."""
+    return AnswerBook(run.work / "answers.sqlite", shared_answers(model, _sampling(plan), plan.seed))
 
 
 def _write(out: Path, totals: Totals, worst: list[Worst], told: Told) -> dict[str, Any]:

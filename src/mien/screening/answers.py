@@ -1,7 +1,8 @@
 """The model's own answers to the prompts of a data set, one a prompt, written once and kept in an SQLite file.
 
 A prompt's answer depends on the prompt alone (its random stream is seeded by it), and a batch that was begun is gone
-on with as it was, so that a run that was stopped ends with the same answers. This file does not know traits.
+on with as it was, so that a run that was stopped ends with the same answers. What other runs have written for the same
+prompts is taken from mien's cache. This file does not know traits.
 """
 
 from __future__ import annotations
@@ -15,6 +16,10 @@ from pathlib import Path
 from mien.dose import seed_of
 from mien.errors import RunError
 from mien.records import Conversation, Engine, Message, Sampling, WriteRequest
+from mien.screening.shared import SharedAnswers
+
+_ELSEWHERE = -1
+"""Part of answers that another run has written: they are in no batch of this one."""
 
 
 def prompt_key(prompt_ids: Sequence[int]) -> str:
@@ -25,12 +30,16 @@ def prompt_key(prompt_ids: Sequence[int]) -> str:
 class AnswerBook:
     """The answers of one run. Its model and how answers are drawn are the run's own; close it when done.
 
+    Args:
+        path: the run's own file.
+        shared: answers of other runs by the same model, drawn in the same way.
+
     Raises:
         RunError: the file is corrupt, or the disk refuses; so do all methods.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, shared: SharedAnswers | None = None) -> None:
+        self._path, self._shared = path, shared
         with self._errors():
             self._db = sqlite3.connect(path)
             self._db.execute(
@@ -39,8 +48,10 @@ class AnswerBook:
             )
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Let go of the files."""
         self._db.close()
+        if self._shared is not None:
+            self._shared.close()
 
     def get(self, keys: Sequence[str]) -> dict[str, tuple[str, int]]:
         """Answers that are there, each with the part of the data for which it was written."""
@@ -55,7 +66,22 @@ class AnswerBook:
 
     def put(self, answers: Mapping[str, str], part: int) -> None:
         """Keep a batch of answers, all or none."""
-        rows = [(key, text.encode("utf-8", "replace").decode(), part) for key, text in answers.items()]
+        whole = {key: text.encode("utf-8", "replace").decode() for key, text in answers.items()}
+        self._keep(whole, part)
+        if self._shared is not None:
+            self._shared.put(whole)
+
+    def borrow(self, keys: Sequence[str]) -> dict[str, tuple[str, int]]:
+        """Answers that other runs have written, from now on in this run's file, too: a run that is taken up again must
+        find what it began with.
+        """
+        found = self._shared.get(keys) if self._shared is not None and keys else {}
+        if found:
+            self._keep(found, _ELSEWHERE)
+        return {key: (text, _ELSEWHERE) for key, text in found.items()}
+
+    def _keep(self, answers: Mapping[str, str], part: int) -> None:
+        rows = [(key, text, part) for key, text in answers.items()]
         with self._errors(), self._db:
             self._db.executemany("INSERT OR REPLACE INTO answers VALUES (?, ?, ?)", rows)
 
@@ -80,6 +106,7 @@ def write_answers(
         part: number of the part of the data that the prompts belong to.
     """
     known = book.get(list(prompts))
+    known |= book.borrow([key for key in prompts if key not in known])
     mine = {key: talk for key, talk in prompts.items() if key not in known or known[key][1] == part}
     done = frozenset(key for key in mine if key in known)
     requests = [WriteRequest(key, talk, seed_of(seed, key)) for key, talk in mine.items()]

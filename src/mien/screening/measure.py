@@ -25,6 +25,9 @@ from mien.screening.watched import TWINS, Bank
 _TOGETHER = 24
 """Conversations read at a time; every token's projections are held meanwhile."""
 
+NO_ANSWER = "it has no answer to a user's message"
+"""Why a conversation is left out."""
+
 Floats = NDArray[np.float64]
 
 
@@ -109,7 +112,7 @@ def measure(bench: Bench, records: Sequence[LoggedConversation | Broken], with_b
     turns = {i: [_Turn(place) for place in answers_of(r)] for i, r in good.items()}
     for i, record in good.items():
         if not turns[i]:
-            broken[i] = Broken(record.source, record.line, "it has no answer to a user's message")
+            broken[i] = Broken(record.source, record.line, NO_ANSWER)
     written = 0
     if with_base:
         written = _write(bench, {i: r for i, r in good.items() if i not in broken}, turns, broken, part)

@@ -6,7 +6,7 @@ This file does not know how a record is measured, or what is added up.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -88,44 +88,120 @@ def blocks(folder: ChunkFolder, count: int) -> Iterator[Block]:
 
 
 class SampleTable:
-    """`samples.parquet`, written block by block; it appears whole, or not at all."""
+    """`samples.parquet`: given row by row as records come, written trait after trait, the furthest first; it appears
+    whole, or not at all.
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._temporary = path.with_name(f".{path.name}.0.tmp")
-        self._writer: Any = None
+    Rows wait in a file a trait, so that no more than one trait's are in memory at the end, some hundred bytes a record.
+
+    Args:
+        path: of the table.
+        signs: trait -> +1 if large differences are alarming, -1 if small ones are; in the order of the table.
+    """
+
+    def __init__(self, path: Path, signs: Mapping[str, int]) -> None:
+        self._path, self._signs = path, dict(signs)
+        self._parts = {name: _Part(_waiting(path, str(i))) for i, name in enumerate(self._signs)}
 
     def __enter__(self) -> SampleTable:
-        import pyarrow.parquet as pq
-
-        with disk_errors(self._path):
-            self._writer = pq.ParquetWriter(self._temporary, _table({}).schema, compression="zstd")
         return self
 
-    def add(self, columns: dict[str, list[Any]]) -> None:
-        """Rows as columns; a column that is not given is empty.
+    def add(self, trait: str, columns: dict[str, list[Any]]) -> None:
+        """Rows of one trait as columns; a column that is not given is empty.
 
         Raises:
             RunError: the disk refuses.
         """
         with disk_errors(self._path):
-            self._writer.write_table(_table(columns))
+            self._parts[trait].add(columns)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        temporary = _waiting(self._path, "all")
         with disk_errors(self._path):
             try:
-                self._writer.close()
                 if kind is None:
-                    self._temporary.replace(self._path)
+                    self._join(temporary)
+                    temporary.replace(self._path)
             finally:
-                self._temporary.unlink(missing_ok=True)
+                for part in self._parts.values():
+                    part.close()
+                    part.path.unlink(missing_ok=True)
+                temporary.unlink(missing_ok=True)
+
+    def _join(self, path: Path) -> None:
+        import pyarrow.parquet as pq
+
+        with pq.ParquetWriter(path, _table({}).schema, compression="zstd") as writer:
+            for name, part in self._parts.items():
+                part.close()
+                if part.path.exists():
+                    for rows in _ranked(pq.read_table(part.path, read_dictionary=_REPEATED), self._signs[name]):
+                        writer.write_table(rows)
 
 
+class _Part:
+    """The rows of one trait in the order in which they came, in groups large enough for a short list of groups."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._writer: Any = None
+        self._rows: list[Any] = []
+        self._n = 0
+
+    def add(self, columns: dict[str, list[Any]]) -> None:
+        rows = _table(columns)
+        self._rows.append(rows)
+        self._n += rows.num_rows
+        if self._n >= _GROUP:
+            self._flush()
+
+    def close(self) -> None:
+        if self._rows:
+            self._flush()
+        if self._writer is not None:
+            self._writer.close()
+        self._writer = None
+
+    def _flush(self) -> None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        if self._writer is None:
+            self._writer = pq.ParquetWriter(self.path, _table({}).schema, compression="zstd")
+        self._writer.write_table(pa.concat_tables(self._rows))
+        self._rows, self._n = [], 0
+
+
+_GROUP = 8192
+"""Rows that are written at a time."""
+_REPEATED = ["trait", "method", "source"]
+"""Columns that say the same in many rows."""
 _KINDS = {
     "index": "int64", "id": "string", "trait": "string", "difference": "float64", "sigma": "float64",
     "method": "string", "answer": "float64", "base": "float64", "prompt": "float64",
-    "answers": "int32", "tokens": "int64", "source": "string", "line": "int64",
+    "answers": "int32", "tokens": "int64", "source": "string", "line": "int64", "rank": "int64",
 }  # fmt: skip
+
+
+def _waiting(path: Path, what: str) -> Path:
+    """A file that is swept away if the process is killed."""
+    return path.with_name(f".{path.name}-{what}.0.tmp")
+
+
+def _ranked(table: Any, sign: int) -> Iterator[Any]:
+    """The rows of one trait with their ranks, the furthest towards the alarming side first, equals in their order;
+    those without a difference last and without a rank.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    known = len(table) - table["difference"].null_count
+    keys = [("difference", "descending" if sign > 0 else "ascending"), ("index", "ascending")]
+    order = pc.sort_indices(table, sort_keys=keys)  # nulls go to the end
+    place = table.schema.get_field_index("rank")
+    for start in range(0, len(table), _GROUP):
+        rows = table.take(order[start : start + _GROUP])
+        ranks = [n if n <= known else None for n in range(start + 1, start + len(rows) + 1)]
+        yield rows.set_column(place, "rank", pa.array(ranks, pa.int64())).cast(_table({}).schema)
 
 
 def _table(columns: dict[str, list[Any]]) -> Any:

@@ -151,7 +151,7 @@ def _count(
             else:
                 heapq.heappushpop(trait.worst, entry)
     lines = [block.lines[i] for i in good]
-    table.add({
+    table.add(trait.watched.name, {
         "index": [block.start + i for i in good], "trait": [trait.watched.name] * len(good),
         "method": [method] * len(good), "difference": values.tolist(), "sigma": sigma.tolist(),
         "answer": raw.answer.tolist(), "base": raw.base.tolist(), "prompt": raw.prompt.tolist(),

@@ -98,7 +98,7 @@ def adapted(model: Model, adapter: str | Path) -> Iterator[Model]:
         FingerprintError: the adapter's card says that it was trained on another model.
         InputError: the model carries an adapter already.
     """
-    check_base(adapter, model.info)
+    check_base(adapter, model.info.id, model.info.fingerprint)
     with borrowed(model) as on_top:
         net = put_adapter(model.net, str(adapter))
         on_top.append(net)

@@ -122,6 +122,11 @@ class Shift:
     left_out: int
     """Questions that one of the two gave an empty answer to."""
 
+    def in_sigma(self, raw: float) -> float | None:
+        """Raw units in sigma, by what the shift or an end of its interval is in both; None where that is not known."""
+        both = ((self.sigma, self.raw), (self.sigma_low, self.low), (self.sigma_high, self.high))
+        return next((raw * sigma / ours for sigma, ours in both if sigma and ours), None)
+
     @property
     def towards(self) -> float | None:
         """Sigma towards the alarming side."""
