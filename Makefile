@@ -66,10 +66,11 @@ format: $(STAMP) ## let ruff put the code in order
 docs: $(STAMP) ## write the commands' help and the card's schema into docs/
 	$(PY) tools/help_in_docs.py
 
-bench: $(STAMP) ## measure speed and memory
+bench: $(STAMP) ## measure speed and memory, and one step of the server
 	$(PY) benchmarks/run.py
+	$(OFFLINE) $(PY) benchmarks/serving.py --quick
 
-bench-serving: $(STAMP) ## time the server: watched, held, and beside transformers serve
+bench-serving: $(STAMP) ## time the whole server, in an hour: watched, held, and beside transformers serve
 	$(OFFLINE) $(PY) benchmarks/serving.py
 
 validate: $(STAMP) ## measure whether the method does what it says

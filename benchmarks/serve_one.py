@@ -29,7 +29,7 @@ with tempfile.TemporaryDirectory() as folder:
         engine = HfLiveEngine(model, {}, max_rows=settings.max_rows)
         server = apart(lambda: Server(model, settings, engine))
         server.catalog = Catalog(None, (), {})
-        server.checker = Checker(model, server.catalog, settings.limits, server.name)
+        server.checker = Checker(model, server.catalog, settings.limits, server.name, server.lengths)
     else:
         server = apart(lambda: Server(model, settings))
     Runner(create_app(server), server, lambda: print("ready", flush=True)).run([listen(settings.host, port)])

@@ -1,12 +1,12 @@
 """Time `mien serve` watched against unwatched, held against unheld, and against `transformers serve`; written to
 docs/serving.md.
 
-    python benchmarks/serving.py [--pairs 5] [--clients 1,8,32] [--only first]
+    python benchmarks/serving.py [--pairs 5] [--clients 1,8,32] [--only first] [--quick]
 
 The servers run side by side, one under load at a time, and take turns: each turn is the same requests from so many
 clients at once, streamed. Figures are medians of the ratios of turns that follow one another. Other sections time first
 tokens, of many short answers; the same step by step in one process, where two servers' noise is out of the way; and a
-chat's next turn.
+chat's next turn. `--quick` times these last two, which need no other server and are steady, in minutes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -302,8 +302,23 @@ SECTIONS: dict[str, tuple[str, Callable[[Sequence[int], int], str]]] = {
 }
 
 
-WRITTEN = """Written by `python benchmarks/serving.py`. A section may have been timed by itself, earlier or later than
-the others (`--only`), so compare figures within one."""
+QUICK = ("steps", "turns")
+"""What `make bench` times."""
+WRITTEN = """Written by `python benchmarks/serving.py` (`make bench-serving`; `make bench` times the last two sections).
+Each section says what it was timed on, and when one is timed by itself the others stay: compare figures within one."""
+
+
+def sections_of(page: str) -> dict[str, str]:
+    """A page's sections by their titles."""
+    return dict(part.split("\n\n", 1) for part in page.rstrip().split("\n\n## ")[1:])
+
+
+def page_of(kept: Mapping[str, str]) -> str:
+    """The page, with a place for what has not been timed."""
+    parts = ["# Serving, timed", WRITTEN]
+    for name, (title, _) in SECTIONS.items():
+        parts.append(f"## {title}\n\n" + kept.get(title, f"Not timed yet (`--only {name}`)."))
+    return "\n\n".join(parts) + "\n"
 
 
 def main() -> None:
@@ -311,23 +326,20 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--clients", default="1,8,32")
     parser.add_argument("--only", default=",".join(SECTIONS), help="sections to time; the page keeps its others")
+    parser.add_argument("--quick", action="store_true", help=f"the same as --only {','.join(QUICK)}")
     parser.add_argument("--out", type=Path, default=REPO / "docs" / "serving.md")
     given = parser.parse_args()
     (REPO / "runs").mkdir(exist_ok=True)
-    head = "\n".join(["# Serving, timed", "", WRITTEN, "", *machine_line.lines()])
-    only = given.only.split(",")
+    only = QUICK if given.quick else given.only.split(",")
     if unknown := set(only) - set(SECTIONS):
         parser.error(f"there is no section {min(unknown)!r}; there are: {', '.join(SECTIONS)}")
-    before = given.out.read_text("utf-8") if given.out.exists() else ""
-    kept = dict(part.split("\n\n", 1) for part in before.rstrip().split("\n\n## ")[1:])
-    missing = {title for name, (title, _) in SECTIONS.items() if name not in only} - set(kept)
-    if missing or (len(set(only)) < len(SECTIONS) and not before.startswith(head)):
-        parser.error(f"{given.out} does not have the other sections from this machine; time all of them")
     for name in only:
         title, timed = SECTIONS[name]
-        kept[title] = timed([int(n) for n in given.clients.split(",")], given.pairs)
-    parts = [f"## {title}\n\n{kept[title]}" for title, _ in SECTIONS.values()]
-    given.out.write_text("\n\n".join([head, *parts]) + "\n", "utf-8")
+        found = timed([int(n) for n in given.clients.split(",")], given.pairs)
+        # A section at a time: what comes later may take an hour, or fail.
+        kept = sections_of(given.out.read_text("utf-8")) if given.out.exists() else {}
+        kept[title] = "\n".join(machine_line.lines()) + "\n\n" + found
+        given.out.write_text(page_of(kept), "utf-8")
     print(f"written to {given.out}")
 
 

@@ -27,11 +27,14 @@ from mien.holding.lessons import Course
 from mien.holding.trials import PLAIN, Method, Ordinary, Plan, ordinary_answers, trials_of
 from mien.holding.words import remarks
 from mien.holds import HoldCard, HoldExample, HoldRow, HoldTrial, bundled_hold, load_hold
+from mien.interventions import Add
 from mien.jobs.calibrate import calibrate
 from mien.models import Model
 from mien.progress import Silent
 from mien.records import Message
 from mien.report.hold_page import render_hold
+from mien.residual import edited
+from mien.spec import load_neutral
 from mien.store import RunFolder
 from processes import mien
 from random_models import direction_of
@@ -138,6 +141,33 @@ def test_nothing_closes_nothing_and_costs_nothing(model: Model, tmp_path: Path) 
     assert quiet.price != 0.0
 
 
+def test_neutral_text_is_scored_as_running_text_by_hand(model: Model, tmp_path: Path) -> None:
+    prices = bench_in(tmp_path, model).prices
+    pushed = Method("pushed", (Add(direction_of(model, 3, scale=2.0), at=1),))
+    change = prices.neutral_change(pushed)
+    texts = load_neutral().texts
+    assert len(change) == len(texts)
+
+    def scored(text: str) -> float:
+        ids = model.chat.plain_ids(text)[:65]
+        with torch.inference_mode():
+            rows = model.net(torch.tensor([ids])).logits[0].log_softmax(-1)
+        return float(np.mean([float(rows[i, x]) for i, x in enumerate(ids[1:])]))
+
+    plain = [scored(text) for text in texts[:2]]
+    with edited(model.blocks, [(pushed.interventions[0], None)], 0):
+        held = [scored(text) for text in texts[:2]]
+    assert change[:2] == pytest.approx(np.subtract(held, plain), abs=1e-4)
+    assert np.abs(change).min() > 0
+    row = prices.row(pushed)
+    assert row["neutral"] == pytest.approx(change.mean(), abs=1e-5)
+    assert row["neutral_low"] < row["neutral"] < row["neutral_high"]  # type: ignore[operator]
+    assert prices.row(PLAIN)["neutral"] == 0.0
+    # There is no turn that a system prompt could stand in, and `whole=False` is about ordinary answers alone.
+    assert "neutral" not in prices.row(Method("s", system="hush."))
+    assert set(prices.row(pushed, whole=False)) == {"price", "price_low", "price_high"}
+
+
 # The whole
 
 
@@ -181,6 +211,8 @@ def test_a_hold_is_found_and_reported_on_what_it_has_not_seen(folder: Path, mode
         json.loads(line)["id"].split("/")[1] for p in (folder / "run").glob("choose-answers-*") for line in p.open()
     }
     assert told == {"kind_2_0", "kind_2_1"}
+    assert card.held.neutral is not None
+    assert any(remark.startswith("Neutral text changes by") for remark in card.remarks)
     assert card.remarks[0].startswith("Closes ")
     page = (folder / "hold.html").read_text()
     assert card.remarks[0] in page
@@ -272,6 +304,9 @@ def test_remarks_say_what_a_hold_does_not_do() -> None:
     assert "reaches zero" in said(row("w", closed_low=-0.1))
     assert "costs more than the 0.02" in said(row("w", price=0.03))
     assert "reaches over the 0.02" in said(row("w", price_high=0.03))
+    dear = said(row("w", neutral=-0.03, neutral_low=-0.04, neutral_high=-0.01))
+    ends = "(\N{MINUS SIGN}0.040 to \N{MINUS SIGN}0.010)"
+    assert f"by \N{MINUS SIGN}0.030 nat a token under it {ends}. That is more than the 0.02" in dear
     assert "never fires" in said(row("w", fired_attacked=0.0, fired_ordinary=0.0))
     assert "constant push" in said(row("w", fired_attacked=1.0, fired_ordinary=1.0))
     assert "fires at 20.0% of places" in said(row("w", fired_attacked=0.2, fired_ordinary=0.01))

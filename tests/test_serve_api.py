@@ -14,6 +14,7 @@ import tiny
 from mien.engines.hf import HfEngine
 from mien.records import Message, Sampling, WriteRequest
 from mien.serve.conductor import Limits
+from mien.serve.security import Keys, parse_keys
 from serving import ASK, Api
 
 LIMITS = Limits(max_tokens=64, choices=4, prompt_tokens=200)
@@ -51,8 +52,41 @@ def test_usage_counts_tokens(api: Api) -> None:
     chat = serving.brief().chat
     answer = api.chat(max_tokens=3).json()
     prompt = len(chat.prompt_ids((Message("user", "What now?"),)))
+    del answer["usage"]["prompt_tokens_details"]
     assert answer["usage"] == {"prompt_tokens": prompt, "completion_tokens": 3, "total_tokens": prompt + 3}
     assert answer["choices"][0]["finish_reason"] == "length"
+
+
+def cached(answer: dict[str, Any]) -> int:
+    return int(answer["usage"]["prompt_tokens_details"]["cached_tokens"])
+
+
+def test_usage_says_what_of_a_prompt_was_known(api: Api) -> None:
+    """All but the last token of a prompt that was asked before; of one that is new only what it begins like others."""
+    new = [{"role": "user", "content": "zebra quartz jumps " * 4}]
+    first = api.chat(new, max_tokens=3, n=2).json()
+    again = api.chat(new, max_tokens=3).json()
+    assert cached(first) < 12
+    assert cached(again) == again["usage"]["prompt_tokens"] - 1 > 40
+    last = api.events(messages=new, max_tokens=3, stream_options={"include_usage": True})[-1]
+    assert last["usage"] == again["usage"]
+    talk = [*new, {"role": "assistant", "content": again["choices"][0]["message"]["content"]}, *ASK]
+    assert cached(api.chat(talk, max_tokens=3).json()) >= cached(again)
+    text = {"model": "tiny", "prompt": ["quick sphinx of black " * 4] * 2, "max_tokens": 2}
+    for _ in range(2):
+        both = api.post("/v1/completions", json=text).json()
+    assert cached(both) == both["usage"]["prompt_tokens"] - 2
+
+
+def test_people_who_do_not_know_one_another_are_not_told_what_was_known() -> None:
+    """Or one could try out, word for word, what another one asked."""
+    keys = Keys(parse_keys("alice a-key-of-alice-000\nbob a-key-of-bob-0000000\n", "here"))
+    with serving.serving(serving.brief(), keys=keys) as api:
+        api.headers["authorization"] = "Bearer a-key-of-alice-000"
+        for more in ({}, {"n": 2}):
+            assert "prompt_tokens_details" not in api.chat(**more).json()["usage"]
+        last = api.events(stream_options={"include_usage": True})[-1]
+        assert "prompt_tokens_details" not in last["usage"]
 
 
 def test_pieces_make_the_whole(api: Api) -> None:
@@ -60,6 +94,8 @@ def test_pieces_make_the_whole(api: Api) -> None:
     chunks = api.events(max_tokens=30, stream_options={"include_usage": True})
     *said, last = chunks
     assert last["choices"] == []
+    for usage in (last["usage"], whole["usage"]):  # the second one knows more of the prompt from before
+        del usage["prompt_tokens_details"]
     assert last["usage"] == whole["usage"]
     assert (
         "".join(c["choices"][0]["delta"].get("content", "") for c in said) == whole["choices"][0]["message"]["content"]

@@ -18,7 +18,7 @@ import openai
 import pytest
 
 import serving
-from mien.chat import Chat
+from mien.chat import Chat, Spanned
 from mien.errors import InputError
 from mien.gauges import save_gauges
 from mien.records import Conversation
@@ -110,7 +110,7 @@ def test_conversations_to_be_read_wait_in_the_queue(tmp_path: Path, monkeypatch:
     file = save_gauges(serving.gauges_of(model, tmp_path), tmp_path / "g.safetensors")
     talk = {"messages": [*ASK, {"role": "assistant", "content": "x"}]}
     with serving.serving(model, gauge_files=(file,), limits=Limits(queue=1), max_rows=1) as api:
-        watch, go_on = api.server.conductor.watch, threading.Event()
+        watch, go_on = api.server.conductor.observer, threading.Event()
         measured = watch.measured
 
         async def slowly(messages: Conversation) -> Watched | None:
@@ -128,6 +128,46 @@ def test_conversations_to_be_read_wait_in_the_queue(tmp_path: Path, monkeypatch:
         assert (refused.status_code, refused.json()["error"]["code"]) == (429, "queue_full")
         assert 1 <= int(refused.headers["retry-after"]) <= 60
         assert api.post("/v1/readings", json=talk).status_code == 200
+
+
+def test_nobody_waits_for_the_tokens_of_what_is_only_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four texts longer than any prompt are stuck where they are tokenised; somebody else is answered meanwhile."""
+    model, spanned = serving.brief(), Chat.spanned
+    file = save_gauges(serving.gauges_of(model, tmp_path), tmp_path / "g.safetensors")
+    go_on, stuck = threading.Event(), threading.Event()
+
+    def slowly(chat: Chat, messages: Conversation) -> Spanned:
+        if len(messages[-1].content) > 10_000:
+            stuck.set()
+            go_on.wait(8)
+        return spanned(chat, messages)
+
+    monkeypatch.setattr(Chat, "spanned", slowly)
+    huge = {"messages": [*ASK, {"role": "assistant", "content": "x " * 6000}]}
+    with serving.serving(model, gauge_files=(file,)) as api, ThreadPoolExecutor(4) as pool:
+        readings = [pool.submit(api.post, "/v1/readings", json=huge) for _ in range(4)]
+        assert stuck.wait(30)
+        answer = api.chat(max_tokens=1, mien={})
+        text = api.post("/v1/completions", json={"model": "tiny", "prompt": "abc", "max_tokens": 1})
+        waiting = [not reading.done() for reading in readings]
+        go_on.set()
+        assert waiting == [True] * 4
+        assert answer.status_code == text.status_code == 200
+        assert answer.json()["choices"][0]["mien"]["readings"]
+        assert [reading.result().status_code for reading in readings] == [200] * 4
+
+
+def test_so_many_tokens_are_told_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = serving.brief()
+    file = save_gauges(serving.gauges_of(model, tmp_path), tmp_path / "g.safetensors")
+    monkeypatch.setattr("mien.serve.routes_readings.MOST_TOLD", 60)
+    talk = {"messages": [*ASK, {"role": "assistant", "content": "red sun tea"}]}
+    with serving.serving(model, gauge_files=(file,)) as api:
+        assert api.post("/v1/readings", json={**talk, "tokens": True}).status_code == 200
+        many = {"conversations": [talk] * 8}
+        refused = api.post("/v1/readings", json={**many, "tokens": True})
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, "tokens")
+        assert api.post("/v1/readings", json=many).status_code == 200
 
 
 @pytest.mark.parametrize("most", [None, 50], ids=["positions", "a limit"])

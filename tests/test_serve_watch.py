@@ -9,18 +9,24 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 import serving
 import tiny
+from mien.chat import Spanned
 from mien.engines.hf_turns import read_turns
 from mien.gauges import GaugeSet, save_gauges
 from mien.jobs.scan import scan
 from mien.models import Model, wrap
+from mien.records import Message
 from mien.serve.conductor import Limits
 from mien.serve.policy import Policy
+from mien.serve.reader import Reader
 from mien.serve.security import Keys, parse_keys
 from mien.serve.server import Server, Settings
 from serving import ASK, Api
@@ -72,6 +78,20 @@ def assert_scanned(readings: list[dict[str, Any]], index: int, rows: dict[tuple[
         assert r["sigma"] == pytest.approx(row["sigma"], abs=CLOSE)
         assert r["statistic"] == pytest.approx(row["statistic"], abs=CLOSE)
         assert (r["alarm"] is None) == (not row["alarm"] and not (row["drifted"] and row["statistic"] > 1))
+
+
+@given(st.lists(st.integers(0, 90), min_size=1, max_size=40), st.integers(1, 8), st.integers(8, 64))
+def test_every_token_of_a_message_is_in_one_segment(sizes: list[int], around: int, window: int) -> None:
+    """Messages with what a template puts around them, some of them empty, cut into segments."""
+    starts = np.cumsum([around, *(n + around for n in sizes[:-1])]).tolist()
+    spans = tuple((a, a + n) for a, n in zip(starts, sizes, strict=True))
+    laid = Reader(None, window, 1).laid(Spanned(tuple(range(spans[-1][1] + around)), spans))  # type: ignore[arg-type]
+    found: dict[int, list[int]] = {i: [] for i in range(len(sizes))}
+    for part, pieces in zip(laid.parts, laid.pieces, strict=True):
+        for owner, a, b in pieces:
+            assert part.new <= part.start + a < part.start + b <= part.end
+            found[owner] += range(part.start + a, part.start + b)
+    assert found == {i: list(range(a, b)) for i, (a, b) in enumerate(spans)}
 
 
 CONVERSATIONS = {
@@ -444,6 +464,33 @@ def test_refusing(gauge_file: Path) -> None:
         for more in ({"stream": False}, {"stream": True}, {"mien": {"conversation": "another"}}):
             response = api.chat([*QUIET, *LOUD, ON], **more)
             assert (response.status_code, response.json()["error"]["code"]) == (403, "conversation_drifted")
+
+
+@pytest.mark.parametrize("as_ids", [False, True])
+def test_a_talk_that_drifted_is_refused_as_running_text_too(gauge_file: Path, as_ids: bool) -> None:
+    chat = serving.brief().chat
+
+    def asked(messages: list[dict[str, str]]) -> httpx.Response:
+        ids = chat.prompt_ids(tuple(Message(**m) for m in messages))  # type: ignore[arg-type]
+        prompt = list(ids) if as_ids else chat.raw_text(ids)
+        return api.post("/v1/completions", json={"model": "tiny", "prompt": prompt, "max_tokens": 3})
+
+    with serving.serving(serving.brief(), gauge_files=(gauge_file,), policy="refuse") as api:
+        assert asked([*QUIET, ON]).status_code == 200
+        refused = asked([*QUIET, *LOUD, ON])
+        assert (refused.status_code, refused.json()["error"]["code"]) == (403, "conversation_drifted")
+        prose = {"model": "tiny", "prompt": " ".join(m["content"] for m in LOUD), "max_tokens": 3}
+        assert api.post("/v1/completions", json=prose).status_code == 200  # who says what is not marked
+
+
+@pytest.mark.usefixtures("home_with_shout")
+def test_running_text_is_held_on_an_alarm_in_its_turns(gauge_file: Path) -> None:
+    chat = serving.brief().chat
+    with serving.serving(serving.brief(), gauge_files=(gauge_file,), hold="shout", policy="hold-on-alarm") as api:
+        for messages, held in (([*QUIET, ON], False), ([*QUIET, *LOUD, ON], True)):
+            prompt = chat.raw_text(chat.prompt_ids(tuple(Message(**m) for m in messages)))  # type: ignore[arg-type]
+            text = {"model": "tiny", "prompt": prompt, "max_tokens": 3, "mien": {}}
+            assert api.post("/v1/completions", json=text).json()["choices"][0]["mien"]["held"] is held
 
 
 def test_a_policy_that_holds_needs_something_to_hold() -> None:

@@ -103,6 +103,19 @@ def test_segments_cover_every_column_once(sizes: list[int], window: int, context
     assert len(found) <= 2 + 2 * length / (window - context)
 
 
+@given(st.lists(st.integers(0, 400), max_size=40), st.integers(16, 300), st.integers(1, 100))
+def test_segments_end_where_a_message_does_if_that_wastes_little(sizes: list[int], window: int, context: int) -> None:
+    context = min(context, window // 4)
+    ends = np.cumsum(sizes).tolist()
+    length = ends[-1] if ends else 0
+    for s in segments(0, length, ends, window, context):
+        room = min(length, s.start + window)
+        fit = [b for b in ends if s.new + (room - s.new + 1) // 2 <= b <= room]
+        assert s.end == (room if room == length else max(fit, default=room))
+        seen = [b for b in ends if s.new - context <= b < s.new]
+        assert s.start == (min(seen, default=max(0, s.new - context)) if s.new else 0)
+
+
 def test_logs_that_a_template_refuses_are_read_all_the_same() -> None:
     chat = Chat(random_models.tokenizer(ALTERNATING))
     odd = (
@@ -112,6 +125,33 @@ def test_logs_that_a_template_refuses_are_read_all_the_same() -> None:
     found = chat.spanned(odd)
     texts = [chat.raw_text(found.ids[start:end]) for start, end in found.spans]
     assert texts == [m.content for m in odd]
+
+
+def test_a_next_turn_tokenises_what_is_new(monkeypatch: pytest.MonkeyPatch) -> None:
+    chat, encode = Chat(random_models.tokenizer()), Chat._encode
+    chat.spanned(TALK)
+    texts: list[str] = []
+    monkeypatch.setattr(Chat, "_encode", lambda self, text: texts.append(text) or encode(self, text))
+    more = (*TALK, Message("user", "And cocoa?"))
+    found = chat.spanned(more)
+    assert [t for t in texts if any(m.content == t for m in more)] == ["And cocoa?"]
+    assert found == Chat(random_models.tokenizer()).spanned(more)
+
+
+@pytest.mark.parametrize("template", [random_models.CHATML, ALTERNATING, None], ids=["chatml", "alternating", "base"])
+def test_a_prompt_as_running_text_is_the_conversation_that_it_was_made_of(template: str | None) -> None:
+    chat = Chat(random_models.tokenizer(template))
+    talk = (Message("user", "Hi."), Message("assistant", "Yes?\n\nSpeak."), Message("user", "Bye."))
+    text = chat.raw_text(chat.prompt_ids(talk))
+    assert chat.turns_in(text) == talk
+    if template is not ALTERNATING:  # which does not open the answer's turn
+        assert chat.turns_in(text + " And then") == (*talk, Message("assistant", "And then"))
+    if chat.system_allowed:
+        led = (Message("system", "Be brief."), *talk)
+        assert chat.turns_in(chat.raw_text(chat.prompt_ids(led))) == led
+    asked = chat.raw_text(chat.prompt_ids(talk[:1]))
+    for prose in ("", "He said to the assistant: go.", "user: hi\nassistant: yes", asked):
+        assert not chat.turns_in(prose)
 
 
 def test_nothing_to_read() -> None:

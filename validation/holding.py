@@ -1,16 +1,18 @@
 """What holding a model's character buys and costs: written to docs/holding.md.
 
-    python validation/holding.py [--second-model]
+    python validation/holding.py [--second-model] [--price]
 
 Calibrates the embedded model with the axis that `make bundle` leaves, and reports on attacks of other kinds; then the
 same hold on the kinds that it was chosen on. `--second-model` does it with Gemma-3-270M on a small number of attacks,
-which takes as long again. Runs are kept under `runs/validation/holding` and go on where they stopped.
+which takes as long again. `--price` calibrates nothing: it measures what the hold that comes with mien costs, and
+writes that section of the page alone. Runs are kept under `runs/validation/holding` and go on where they stopped.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,14 +28,19 @@ from mien.engines.hf import HfEngine  # noqa: E402
 from mien.holding.bench import Bench  # noqa: E402
 from mien.holding.choosing import BUDGETS, Budget  # noqa: E402
 from mien.holding.lessons import Course  # noqa: E402
+from mien.holding.price import Prices  # noqa: E402
 from mien.holding.trials import PLAIN, Method, Plan, ordinary_answers  # noqa: E402
-from mien.holds import Hold, HoldCard, HoldRow  # noqa: E402
-from mien.jobs.calibrate import calibrate  # noqa: E402
+from mien.holding.ways import paper_recipe  # noqa: E402
+from mien.holds import Hold, HoldCard, HoldRow, bundled_hold  # noqa: E402
+from mien.jobs.calibrate import ASSISTANT, calibrate  # noqa: E402
 from mien.models import load  # noqa: E402
 from mien.progress import Silent  # noqa: E402
 from mien.store import RunFolder  # noqa: E402
 
 BASE = REPO / "runs" / "validation" / "holding"
+AXIS = REPO / "runs" / "bundle" / "axis"
+PAGE = REPO / "docs" / "holding.md"
+PRICE_TITLE = "## What it costs where nobody attacks"
 FEW = Budget(
     Plan(attacks=9, ordinary=8, ordinary_tokens=32),
     Plan(attacks=12, ordinary=12, ordinary_tokens=32, tasks=12, requests=8),
@@ -81,11 +88,65 @@ HEAD = ["held by", "ratio, nats a token", "gap closed", "axis, sigma", "price, n
 
 def reported(card: HoldCard) -> str:
     """The hold beside what stands beside it."""
-    assert card.held is not None
-    plain = [r for r in card.compared if r.name == PLAIN.name]
-    rest = [r for r in card.compared if r.name != PLAIN.name]
-    rows = [[r.name, *cells(r)] for r in [*plain, *rest]] + [[f"**{card.held.name}** (chosen)", *cells(card.held)]]
+    *beside, held = rows_of(card)
+    rows = [[r.name, *cells(r)] for r in beside] + [[f"**{held.name}** (chosen)", *cells(held)]]
     return table(HEAD, rows)
+
+
+def rows_of(card: HoldCard) -> list[HoldRow]:
+    """What stands beside a hold, nothing first, and the hold last."""
+    assert card.held is not None
+    beside = sorted(card.compared, key=lambda r: r.name != PLAIN.name)
+    return [*beside, card.held]
+
+
+def price_section(rows: Sequence[HoldRow], dtype: str) -> str:
+    """What each costs where nobody attacks, the hold last."""
+    names = [*(r.name for r in rows[:-1]), f"**{rows[-1].name}** (chosen)"]
+    told = [[name, *price_cells(row)] for name, row in zip(names, rows, strict=True)]
+    head = ["held by", "ordinary answers lose, nats a token", "neutral text changes by, nats a token", "tasks right",
+            "requests refused"]  # fmt: skip
+    measured = "\n".join([*machine_line.lines(), f"- measured in {dtype}"])
+    return f"{measured}\n\n{table(head, told)}"
+
+
+def price_cells(row: HoldRow) -> list[str]:
+    lost = f"{row.price:.4f} ({row.price_low:.4f} to {row.price_high:.4f})"
+    moved = "-"
+    if row.neutral is not None and row.neutral_low is not None and row.neutral_high is not None:
+        moved = f"{row.neutral:+.4f} ({row.neutral_low:+.4f} to {row.neutral_high:+.4f})"
+    exact, no = ("-" if x is None else f"{x:.0%}" for x in (row.exact, row.refused))
+    return [lost, moved, exact, no]
+
+
+def bundled_prices() -> tuple[list[HoldRow], str]:
+    """What the hold that comes with mien costs, beside what its card has been compared with, in the dtype that it was
+    calibrated in; the paper's recipe only where the axis is.
+    """
+    made = bundled_hold("smollm2-135m")
+    assert made is not None
+    card, plan = made.card, BUDGETS["small"].report
+    engine = HfEngine(load(dtype=str(card.settings["dtype"])))
+    methods = [PLAIN, Method(f"system prompt: {ASSISTANT}", system=ASSISTANT), Method(card.way, made.interventions)]
+    if (AXIS / "card.json").exists():
+        methods.insert(2, paper_recipe(load_direction(AXIS)).method(engine.info))
+    known = {r.name: r for r in rows_of(card)}
+    manifest = {"job": "price", "way": card.way, "model": engine.info.id, "dtype": engine.info.dtype}
+    with RunFolder(BASE / "price", manifest) as run:
+        prices = Prices(engine, load_price(), ordinary_answers(plan.longest, 1, 2), plan, run, "report", 0, Told())
+        rows = [known[m.name].model_copy(update=prices.row(m)) for m in methods]
+    return rows, engine.info.dtype
+
+
+def write_price(rows: Sequence[HoldRow], dtype: str) -> None:
+    """Put the section in its place on the page, which keeps its others."""
+    before, found, rest = PAGE.read_text("utf-8").partition(f"{PRICE_TITLE}\n\n")
+    section, end, others = rest.partition("\n\n## ")
+    if not (found and end):
+        raise SystemExit(f"{PAGE} has no section {PRICE_TITLE!r}; write the page first.")
+    words = section.partition("\n\n- ")[0]
+    PAGE.write_text(f"{before}{found}{words}\n\n{price_section(rows, dtype)}{end}{others}", "utf-8")
+    print(f"written to {PAGE}")
 
 
 def by_kind(card: HoldCard) -> str:
@@ -152,24 +213,28 @@ def second_model() -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--second-model", action="store_true")
+    parser.add_argument("--price", action="store_true", help="the price of the hold that comes with mien, and no more")
     chosen = parser.parse_args()
-    axis = REPO / "runs" / "bundle" / "axis"
+    if chosen.price:
+        write_price(*bundled_prices())
+        return
     engine = HfEngine(load())
-    hold = calibrate(engine, load_direction(axis), BASE / "smollm2-135m", progress=Told())
+    hold = calibrate(engine, load_direction(AXIS), BASE / "smollm2-135m", progress=Told())
     kept = BASE / "second-model.md"
     if chosen.second_model:
         kept.write_text(second_model(), "utf-8")
-    on_seen = seen(hold, engine, axis)
+    on_seen = seen(hold, engine, AXIS)
     card = hold.card
     assert card.gap is not None
     parts = {
-        "machine": "\n".join(machine_line.lines()), "remarks": remarks(card), "reported": reported(card),
+        "machine": "\n".join(machine_line.lines()), "price": price_section(rows_of(card), engine.info.dtype),
+        "price_title": PRICE_TITLE, "remarks": remarks(card), "reported": reported(card),
         "kinds": by_kind(card), "tried": tried(card), "seen": on_seen,
         "gap": f"{card.gap[0]:+.2f} against {card.gap[1]:+.2f} nats a token", "way": card.way, "told": card.method,
         "again": again(card),
         "second": kept.read_text("utf-8") if kept.exists() else "Not run yet (`--second-model`).",
     }  # fmt: skip
-    (REPO / "docs" / "holding.md").write_text(template.fill("holding", parts), "utf-8")
+    PAGE.write_text(template.fill("holding", parts), "utf-8")
     print("written to docs/holding.md")
 
 

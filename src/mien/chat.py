@@ -6,15 +6,19 @@ seam. This file does not know what the ids are used for.
 
 from __future__ import annotations
 
+import re
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 from mien.errors import InputError, ModelError
-from mien.records import Conversation, Message
+from mien.records import Conversation, Message, Role
 
 _SENTINEL = "mienprobe"
+_SHORT = 8_000
+"""Characters of a message whose ids are remembered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +44,8 @@ class Chat:
         self.tokenizer = tokenizer
         # What a template puts around messages is the same few texts, over and over.
         self._around = lru_cache(maxsize=256)(self._encode)
+        # A chat's next turn has all of its messages over again; four bytes a token.
+        self._remembered = lru_cache(maxsize=1024)(lambda text: array("I", self._encode(text)))
         if self._encode("a tree") == self._encode("my sea"):  # what transformers makes of a folder without its files
             raise ModelError("The model's tokenizer has no words, so its files are missing; add them to the model.")
         self.templated: bool = bool(getattr(tokenizer, "chat_template", None))
@@ -95,10 +101,45 @@ class Chat:
                 before, body = before.rstrip(" "), " " + body.strip()
             ids += self._around(before)
             start = len(ids)
-            ids += self._encode(body)
+            ids += self._remembered(body) if len(body) <= _SHORT else self._encode(body)
             spans.append((start, len(ids)))
             text = after
         return Spanned(tuple(ids + self._around(text)), tuple(spans))
+
+    def turns_in(self, text: str) -> Conversation:
+        """The conversation in a running text that marks its turns as this model's own prompts do, an answer that is
+        only begun the last of them; nothing if it marks no answer.
+
+        What somebody wrote in other marks is no conversation to the model, and not found.
+        """
+        opening, following = self._marks
+        where = "|".join(re.escape(mark) for mark in sorted(following, key=len, reverse=True))
+        begins = max((mark for mark in opening if text.startswith(mark)), key=len, default="")
+        first, *rest = re.split(f"({where})", text.removeprefix(begins)) if where else [text]
+        later = zip((following[mark] for mark in rest[::2]), rest[1::2], strict=True)
+        turns = [(opening.get(begins, "user"), first), *later]
+        found = tuple(Message(role, content.strip()) for role, content in turns if content.strip())
+        return found if any(m.role == "assistant" for m in found) else ()
+
+    @cached_property
+    def _marks(self) -> tuple[dict[str, Role], dict[str, Role]]:
+        """What stands before a message in a prompt, and who then speaks: at the beginning, and after another one."""
+        talks: list[tuple[Role, ...]] = [("user", "assistant", "user")]
+        if self.system_allowed:
+            talks.append(("system", "user", "assistant", "user"))
+        opening: dict[str, Role] = {}
+        following: dict[str, Role] = {}
+        for roles in talks:
+            marked = tuple(Message(role, f"{_SENTINEL}{i}x") for i, role in enumerate(roles))
+            try:
+                text = self._render(marked, open_turn=False)
+            except InputError:  # a template that knows no such talk marks none
+                continue
+            for i, role in enumerate(roles):
+                before, _, text = text.partition(f"{_SENTINEL}{i}x")
+                if mark := before.rstrip():
+                    (following if i else opening)[mark] = role
+        return opening, following
 
     def end_ids(self) -> tuple[int, ...]:
         """Ids that close an answer that is learnt from: what the template ends a turn with, up to the first stop id in

@@ -33,7 +33,7 @@ class _Part(BaseModel):
 
 
 class HoldRow(_Part):
-    """One way of holding, measured. Intervals are 95 %, by bootstrap over attacks or ordinary conversations."""
+    """One way of holding, measured. Intervals are 95 %, by bootstrap over attacks, ordinary conversations or texts."""
 
     name: str
     ratio: float = Field(
@@ -52,6 +52,11 @@ class HoldRow(_Part):
     price_high: float
     exact: float | None = Field(None, description="share of tasks answered rightly")
     refused: float | None = Field(None, description="share of harmless requests refused")
+    neutral: float | None = Field(
+        None, description="change of neutral text's log-probability, nats a token; negative: it is less likely"
+    )
+    neutral_low: float | None = None
+    neutral_high: float | None = None
     fired_attacked: float | None = Field(None, description="share of slots at which it fired, under attack")
     fired_ordinary: float | None = Field(None, description="the same on ordinary conversations")
     by_kind: dict[str, float] = Field(default_factory=dict, description="share of the gap closed, by kind of attack")

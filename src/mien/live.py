@@ -80,6 +80,8 @@ class LiveEnd:
     was no cap."""
     error: str = ""
     """What went wrong, in a sentence for the person who asked; only if `finish` is "error"."""
+    cached: int = 0
+    """How many tokens of the prompt were taken over from other texts that begin alike, and not run again."""
 
 
 LiveEvent = LiveToken | LiveEnd

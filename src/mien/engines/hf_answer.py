@@ -30,6 +30,7 @@ class Answer:
         """Place in the order of arrival."""
         self.fed = 0
         """How many tokens have been fed: the prompt's, then the answer's."""
+        self._borrowed = 0
         self.closing = False
         """Whether only the state of the last token is still wanted."""
         self.ended = False
@@ -99,6 +100,7 @@ class Answer:
     def borrow(self, other: Begun, n: int) -> None:
         """Its keys and values of the first `n` tokens have been copied."""
         self.known[:n], self.fired[:n] = other.known[:n], other.fired[:n]
+        self._borrowed += n - self.fed
         self.fed = n
 
     def kept(self) -> Kept | None:
@@ -183,8 +185,9 @@ class Answer:
             finish, error = "error", _NOT_FINITE
         self.broken = finish in ("error", "cancelled")
         return LiveEnd(
-            finish, tuple(spoken.ids[:kept]), spoken.text(), spoken.rest(), tokens, spans, self._share(), error
-        )
+            finish, tuple(spoken.ids[:kept]), spoken.text(), spoken.rest(), tokens, spans, self._share(), error,
+            self._borrowed,
+        )  # fmt: skip
 
     def _finite(self, tokens: np.ndarray, spans: np.ndarray) -> bool:
         whole = [end > start for start, end in self.request.spans]

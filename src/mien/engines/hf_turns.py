@@ -9,6 +9,7 @@ Shapes: b batch, s sequence, l layer, d width, g probes. This file does not know
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -44,14 +45,19 @@ def segments(
     Segments end, and contexts begin, at `boundaries` (ends of messages) where that wastes no more than half a segment.
     """
     found: list[Segment] = []
+    # Looked up, not gone through: a long conversation has thousands of messages and of segments.
+    marks = sorted(boundaries)
     start = new = 0
     while new < length:
         end = min(length, start + window)
         if end < length:
-            end = max((b for b in boundaries if new + (end - new + 1) // 2 <= b <= end), default=end)
+            last = bisect_right(marks, end) - 1
+            if last >= 0 and marks[last] >= new + (end - new + 1) // 2:
+                end = marks[last]
         found.append(Segment(owner, start, new, end))
         new = end
-        start = min((b for b in boundaries if end - context <= b < end), default=max(0, end - context))
+        first = bisect_left(marks, end - context)
+        start = marks[first] if first < len(marks) and marks[first] < end else max(0, end - context)
     return found
 
 

@@ -19,22 +19,20 @@ from mien.attacks import AttackSet, PriceSet
 from mien.chat import ask
 from mien.coherence import repetition
 from mien.directions import Direction
-from mien.dose import refused, seed_of
+from mien.dose import seed_of
 from mien.engines.hf import HfEngine
-from mien.evidence import mean_interval
 from mien.holding.firing import firing
+from mien.holding.price import Prices
 from mien.holding.shares import Floats, closed_with_interval, mean_with_interval
 from mien.holding.trials import PLAIN, Method, Ordinary, Plan, Trial, trials_of
 from mien.holds import HoldRow
 from mien.progress import Progress
 from mien.records import Rollout, Sampling, ScoreRequest, WriteRequest
 from mien.rollouts import write_rollouts
-from mien.spec import load_neutral
 from mien.store import RunFolder, Stage
 
 SCORED = 48
 """How many answers are scored before they are kept on disk."""
-TASK_TOKENS = 24
 
 
 @dataclass(frozen=True)
@@ -70,11 +68,12 @@ class Bench:
         self, engine: HfEngine, axis: Direction, attacks: AttackSet, price: PriceSet, ordinary: Sequence[Ordinary],
         plan: Plan, run: RunFolder, name: str, seed: int, progress: Progress,
     ) -> None:  # fmt: skip
-        self.engine, self.axis, self.price, self.plan = engine, axis, price, plan
+        self.engine, self.axis, self.plan = engine, axis, plan
         self.run, self.name, self.seed, self.progress = run, name, seed, progress
         self.kinds, self.attacks = tuple(attacks.kinds), attacks.attacks
         self.trials = trials_of(attacks, plan)
-        self.ordinary = tuple(ordinary[: plan.ordinary])
+        self.prices = Prices(engine, price, ordinary, plan, run, name, seed, progress)
+        self.ordinary = self.prices.ordinary
         self._groups = [t.attack.name for t in self.trials]
         self._sampling = Sampling(plan.max_tokens, plan.temperature)
         self._known: dict[str, Loss] = {}
@@ -110,16 +109,15 @@ class Bench:
         return self._judged(method.key, self.answers(method))
 
     def measure(self, method: Method, *, whole: bool = True) -> HoldRow:
-        """Everything about a method; `whole=False` leaves out tasks, requests and firing, which cost as much again."""
+        """Everything about a method; `whole=False` leaves out tasks, requests, neutral text and firing, which cost
+        as much again."""
         self.progress.begin(f"{self.name}: {method.name}", len(self.trials))
-        row = self._row(method, self.loss(method))
-        if not whole:
+        bought = self._bought(self.loss(method))
+        row = HoldRow(name=method.name, **bought, **self.prices.row(method, whole=whole))
+        if not whole or not method.interventions:
             return row
-        exact, no = self._tasks(method)
-        attacked, ordinary = self._fired(method) if method.interventions else (None, None)
-        return row.model_copy(
-            update={"exact": exact, "refused": no, "fired_attacked": attacked, "fired_ordinary": ordinary}
-        )
+        attacked, ordinary = self._fired(method)
+        return row.model_copy(update={"fired_attacked": attacked, "fired_ordinary": ordinary})
 
     def returned(self, method: Method) -> float:
         """How far a method brings back the model's own answers without writing any: the share of what an attack takes
@@ -131,14 +129,7 @@ class Bench:
 
     def cost(self, method: Method) -> Floats:
         """`[n]` change in nats a token of the ordinary answers, one a conversation; negative is damage."""
-        if method.system is None and not method.interventions:
-            return np.zeros(len(self.ordinary))
-        most = self.plan.ordinary_tokens
-        found = []
-        for one in (method, PLAIN):
-            requests = [ScoreRequest(one.around(o.before), o.answer, max_tokens=most) for o in self.ordinary]
-            found.append(self._scores(f"ordinary/{one.key}", requests, one))
-        return np.asarray(found[0] - found[1])
+        return self.prices.ordinary_change(method)
 
     # parts
 
@@ -150,31 +141,21 @@ class Bench:
                          r.text, r.response_ids)
             for t, r in pairs
         ]  # fmt: skip
-        return self._scores(f"own/{attacked}/{method.key}", requests, method if attacked else PLAIN)
+        return self.prices.scores(f"own/{attacked}/{method.key}", requests, method if attacked else PLAIN)
 
-    def _scores(self, key: str, requests: Sequence[ScoreRequest], method: Method) -> Floats:
-        """`[n]` nats a token, kept on disk under a key."""
-        kept = self.run.stage(f"{self.name}-forced")
-        rows = {str(r["id"]): r["values"] for r in kept.records}
-        if key not in rows:
-            found = self.engine.logprobs(requests, method.interventions)
-            rows[key] = [round(float(x.mean()), 6) if len(x) else 0.0 for x in found]
-            kept.append([{"id": key, "values": rows[key]}])
-        return np.array(rows[key], dtype=np.float64)
-
-    def _row(self, method: Method, found: Loss) -> HoldRow:
+    def _bought(self, found: Loss) -> dict[str, Any]:
+        """What was gained, by the fields of a `HoldRow`."""
         rng = np.random.default_rng(self.seed)
         plain, own = self.attacked, self.own
         share, low, high = closed_with_interval(found.ratio, plain.ratio, own.ratio, self._groups, rng)
         moved, moved_low, moved_high = mean_with_interval(found.axis - plain.axis, self._groups, rng)
-        price, price_low, price_high = mean_interval(-self.cost(method), rng)
         values: dict[str, Any] = {
             "ratio": np.nanmean(found.ratio), "closed": share, "closed_low": low, "closed_high": high, "axis": moved,
             "axis_low": moved_low, "axis_high": moved_high, "plain": np.nanmean(found.plain),
-            "repeated": np.nanmean(found.repeated), "price": price, "price_low": price_low, "price_high": price_high,
+            "repeated": np.nanmean(found.repeated),
         }  # fmt: skip
         rounded = {k: round(float(v), 5) if np.isfinite(v) else 0.0 for k, v in values.items()}
-        return HoldRow(name=method.name, **rounded, by_kind=self._by_kind(found))
+        return {**rounded, "by_kind": self._by_kind(found)}
 
     def _by_kind(self, found: Loss) -> dict[str, float]:
         kinds = np.array([t.attack.kind for t in self.trials])
@@ -187,20 +168,6 @@ class Bench:
             if abs(plain - own) > 1e-9:
                 shares[kind] = round(float((plain - held) / (plain - own)), 4)
         return shares
-
-    def _tasks(self, method: Method) -> tuple[float, float]:
-        """Share of tasks answered rightly, and of requests refused; greedily."""
-        tasks = self.price.tasks[:: max(1, len(self.price.tasks) // (self.plan.tasks or len(self.price.tasks)))]
-        asked = [*(t.ask for t in tasks), *self.price.requests[: self.plan.requests]]
-        requests = [
-            WriteRequest(f"{method.key}/{i}", method.around(ask(text)), 0, method.interventions)
-            for i, text in enumerate(asked)
-        ]
-        written = self._written(f"price-{method.key}", requests, Sampling(TASK_TOKENS, 0.0))
-        right = [t.passes(r.text) for t, r in zip(tasks, written, strict=False)]
-        phrases = load_neutral().refusals
-        no = [refused(r.text, phrases) for r in written[len(tasks) :]]
-        return round(float(np.mean(right)), 4), round(float(np.mean(no)), 4)
 
     def _fired(self, method: Method) -> tuple[float | None, float | None]:
         """Share of slots at which it changes the stream, in attacks with the answers to them and in ordinary ones."""

@@ -28,7 +28,7 @@ def remarks(card: HoldCard) -> list[str]:
     elif held.price_high > most:
         found.append(f"The interval of its price reaches over the {most:g} nat a token that were allowed.")
     found += [sentence for row in card.compared if (sentence := _beside(row, held))]
-    found += [*_exact(held, card.compared), *_held_fires(held)]
+    found += [*_neutral(held, most), *_exact(held, card.compared), *_held_fires(held)]
     found += _tried(card)
     if card.gap is not None and card.gap[0] - card.gap[1] < 0.1:
         found.append("Attacks hardly move this model's answers, so there is little that a hold could close.")
@@ -51,6 +51,16 @@ def _beside(row: HoldRow, held: HoldRow) -> str:
     if row.name != "nothing" and row.closed > held.closed:
         return f"{row.name[:1].upper()}{row.name[1:]} closes more, {deal}."
     return ""
+
+
+def _neutral(held: HoldRow, most: float) -> list[str]:
+    if held.neutral is None or held.neutral_low is None or held.neutral_high is None:
+        return []
+    ends = f"{number(held.neutral_low, 3)} to {number(held.neutral_high, 3)}"
+    found = [f"Neutral text changes by {number(held.neutral, 3)} nat a token under it ({ends})."]
+    if held.neutral < -most:
+        found.append(f"That is more than the {most:g} nat a token that ordinary answers may lose.")
+    return found
 
 
 def _exact(held: HoldRow, compared: list[HoldRow]) -> list[str]:

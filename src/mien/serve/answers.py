@@ -19,9 +19,17 @@ _LOWEST = -9999.0
 """What OpenAI writes for a probability of nothing, which JSON has no number for."""
 
 
-def usage(prompt: int, completion: int) -> dict[str, int]:
-    """How many tokens."""
-    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+def usage(prompt: int, completion: int, cached: int | None) -> dict[str, Any]:
+    """How many tokens; `cached`: of the prompt, known from before, None if that is not told."""
+    found = {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+    return found if cached is None else {**found, "prompt_tokens_details": {"cached_tokens": cached}}
+
+
+def usage_of(answers: Sequence[Answer]) -> dict[str, Any]:
+    """How many tokens, of one request's answers together."""
+    told = [a.cached_tokens for a in answers]
+    cached = sum(n for n in told if n is not None) if None not in told else None
+    return usage(sum(a.prompt_tokens for a in answers), sum(a.completion_tokens for a in answers), cached)
 
 
 def reading_of(reading: GaugeReading) -> dict[str, Any]:
@@ -94,15 +102,18 @@ class Answer:
     """One request's answers as they come: collected whole, or chunk by chunk."""
 
     def __init__(
-        self, kind: Kind, chat: Chat, order: Order, served: str, created: int, logprobs: bool, id: str, first: int = 0
-    ) -> None:
-        """`id` is the request's, which may have several orders; `first`: index of this one's first choice."""
+        self, kind: Kind, chat: Chat, order: Order, served: str, created: int, logprobs: bool, id: str, first: int = 0,
+        cached: bool = True,
+    ) -> None:  # fmt: skip
+        """`id` is the request's, which may have several orders; `first`: index of this one's first choice; `cached`:
+        whether it is told how much of the prompt was known from before."""
         self._kind, self._order, self._first = kind, order, first
         self._head = {"id": id, "created": created, "model": served, "system_fingerprint": None}
         self._logprobs = [Logprobs(chat, kind, order.top_logprobs) for _ in range(order.n)] if logprobs else None
         self._choices: dict[int, dict[str, Any]] = {}
         self._told: dict[int, Told] = {}
         self.prompt_tokens = self.completion_tokens = 0
+        self._cached: list[int] | None = [] if cached else None
 
     @property
     def shown(self) -> bool:
@@ -128,12 +139,20 @@ class Answer:
 
     def _end(self, event: Ended) -> None:
         self.completion_tokens += len(event.end.ids)
+        if self._cached is not None:
+            self._cached.append(event.end.cached)
         if event.told is not None:
             self._told[event.choice] = event.told
 
-    def usage(self) -> dict[str, int]:
+    @property
+    def cached_tokens(self) -> int | None:
+        """Tokens of the prompt that none of the choices had to run; None if that is not told. The prompt counts once,
+        and the second choice takes over what the first one ran."""
+        return None if self._cached is None else min(self._cached, default=0)
+
+    def usage(self) -> dict[str, Any]:
         """How many tokens so far."""
-        return usage(self.prompt_tokens, self.completion_tokens)
+        return usage_of([self])
 
     def choices(self) -> list[dict[str, Any]]:
         """Those collected, in order."""

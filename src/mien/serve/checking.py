@@ -37,9 +37,9 @@ _ROLES: dict[str, Role] = {"system": "system", "developer": "system", "user": "u
 class Checker:
     """Knows what is served, and makes orders for it."""
 
-    def __init__(self, model: Model, catalog: Catalog, limits: Limits, served: str) -> None:
+    def __init__(self, model: Model, catalog: Catalog, limits: Limits, served: str, lengths: Lengths) -> None:
         self._model, self._catalog, self._limits, self.served = model, catalog, limits, served
-        self._lengths = Lengths(model, limits.prompt_tokens)
+        self._lengths = lengths
         # Requests that ask for the same share it, and with it the rows that it has made for its device.
         self._acts: OrderedDict[str, tuple[Intervention, ...]] = OrderedDict()
 
@@ -221,8 +221,10 @@ def _text(part: Part, where: str) -> str:
 
 def _sound(text: str, where: str) -> str:
     """Half a surrogate pair is no text; no tokenizer takes it."""
-    if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
-        raise refused(where, "it holds half of a surrogate pair, which is no character.")
+    try:
+        text.encode()  # in one go: a text may have millions of characters
+    except UnicodeEncodeError:
+        raise refused(where, "it holds half of a surrogate pair, which is no character.") from None
     return text
 
 

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from mien.chat import Chat
 from mien.errors import InputError, MienError, ModelError
 from mien.live import LiveEnd, LiveEngine, LiveRequest, LiveToken
 from mien.models import Model
@@ -76,6 +77,8 @@ class Conductor:
     """Writes orders, of which many run at once. Made in the event loop's thread.
 
     Args:
+        lengths: how long a prompt may be.
+        apart: the model's way of writing conversations down once more, for what is read and not answered.
         hold: what is done to the stream of an answer that is held.
         served: what the model is called in answers and in the history.
         rows: answers that the engine writes at a time.
@@ -83,19 +86,26 @@ class Conductor:
 
     def __init__(
         self, model: Model, engine: LiveEngine, catalog: Catalog, recorder: Recorder, rule: Rule,
-        hold: tuple[Intervention, ...], limits: Limits, served: str, metrics: Metrics, rows: int,
+        hold: tuple[Intervention, ...], limits: Limits, served: str, metrics: Metrics, rows: int, lengths: Lengths,
+        apart: Chat,
     ) -> None:  # fmt: skip
         self.model, self.engine, self.catalog, self.limits, self.rule = model, engine, catalog, limits, rule
         self.served, self.recorder, self.metrics = served, recorder, metrics
         self.hold = hold
         self.bridge = Bridge(engine)
-        self._lengths = Lengths(model, limits.prompt_tokens)
+        self._lengths = lengths
         self.places = Places(engine, rows, limits.queue)
         window = window_of(model.positions)
         probes = 0 if catalog.panel is None else sum(len(p) for p in catalog.panel.probes.values())
         # A tokenizer must not be used by several threads at once, nor hold up the event loop.
         self._clerk = ThreadPoolExecutor(1, "mien-clerk")
-        self.watch = Watch(model.chat, catalog.panel, Reader(self.bridge, window, probes), window, self.at_desk)
+        reader = Reader(self.bridge, window, probes)
+        self.watch = Watch(model.chat, catalog.panel, reader, window, self.at_desk)
+        # What is only read may be far longer than any prompt, and take seconds: nobody who waits for an answer waits
+        # for that, so it has a thread and a tokenizer of its own.
+        self._archivist = ThreadPoolExecutor(1, "mien-archivist")
+        self.observer = Watch(apart, catalog.panel, reader, window, self._in_archive)
+        """Reads conversations that were written elsewhere."""
         self.draining = False
         self.reading = asyncio.Semaphore(READ_AT_ONCE)
         """Places for conversations that are read, not answered."""
@@ -112,10 +122,14 @@ class Conductor:
         self.draining = True
         await asyncio.gather(*self._ending, return_exceptions=True)
         self._clerk.shutdown(wait=False)
+        self._archivist.shutdown(wait=False)
 
     async def at_desk(self, work: Callable[..., T], *args: Any) -> T:
-        """Run what tokenises in the one thread that may."""
+        """Run what tokenises a prompt in the one thread that may."""
         return await asyncio.get_running_loop().run_in_executor(self._clerk, work, *args)
+
+    async def _in_archive(self, work: Callable[..., T], *args: Any) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._archivist, work, *args)
 
     async def run(self, order: Order) -> AsyncIterator[Event]:
         """Take an order on and follow it to its end; leaving early gives its answers up.

@@ -7,7 +7,8 @@ another thread runs. This file does not know gauges or requests.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import count
 
 import numpy as np
@@ -30,6 +31,20 @@ def window_of(positions: int | None) -> int:
     return min(WINDOW, positions) if positions else WINDOW
 
 
+Piece = tuple[int, int, int]
+"""A message (or token), and the columns `[start, end)` of a segment that are its own and new there."""
+
+
+@dataclass(frozen=True)
+class Laid:
+    """A conversation, cut into the segments that are read. Made away from the event loop: a long one takes seconds."""
+
+    spanned: Spanned
+    parts: tuple[Segment, ...]
+    pieces: tuple[tuple[Piece, ...], ...]
+    """Of each segment."""
+
+
 class Reader:
     """Reads conversations by way of an engine."""
 
@@ -37,17 +52,27 @@ class Reader:
         self._bridge, self._window, self._probes = bridge, window, probes
         self._names = count()
 
-    async def pooled(self, spanned: Spanned) -> np.ndarray:
+    def laid(self, spanned: Spanned) -> Laid:
+        """What is read for the means of its messages."""
+        parts = self._parts(spanned)
+        return Laid(spanned, parts, tuple(_inside(spanned.spans, parts)))
+
+    def laid_singly(self, spanned: Spanned) -> Laid:
+        """What is read for each of its tokens."""
+        parts = self._parts(spanned)  # cut where messages end, not where tokens do
+        pieces = (tuple((i, i - p.start, i - p.start + 1) for i in range(p.new, p.end)) for p in parts)
+        return Laid(spanned, parts, tuple(pieces))
+
+    async def pooled(self, laid: Laid) -> np.ndarray:
         """`[m, p]` float32: each message's mean projection on every probe; NaN for one without tokens.
 
         Raises:
             ModelError: the engine cannot read it.
             NonFiniteError: activations hold NaN or infinity.
         """
+        spanned = laid.spanned
         sums = np.zeros((len(spanned.spans), self._probes))
-        parts = self._parts(spanned)
-        pieces = [_inside(spanned.spans, part) for part in parts]
-        for piece, means in zip(pieces, await self._read(spanned, parts, pieces), strict=True):
+        for piece, means in zip(laid.pieces, await self._read(laid), strict=True):
             for (owner, start, end), mean in zip(piece, means, strict=True):
                 sums[owner] += mean.astype(np.float64) * (end - start)
         sizes = np.array([end - start for start, end in spanned.spans], dtype=np.float64)
@@ -55,29 +80,24 @@ class Reader:
         found[sizes > 0] = sums[sizes > 0] / sizes[sizes > 0, None]
         return found.astype(np.float32)
 
-    async def tokens(self, spanned: Spanned) -> np.ndarray:
-        """`[s, p]` float32: every token on every probe."""
-        single = Spanned(spanned.ids, tuple((i, i + 1) for i in range(len(spanned.ids))))
-        parts = self._parts(spanned)  # cut where messages end, not where tokens do
-        pieces = [[(i, i - part.start, i - part.start + 1) for i in range(part.new, part.end)] for part in parts]
-        found = await self._read(single, parts, pieces)
+    async def tokens(self, laid: Laid) -> np.ndarray:
+        """`[s, p]` float32: every token on every probe, of what was laid singly."""
+        found = await self._read(laid)
         return np.concatenate(found) if found else np.zeros((0, self._probes), np.float32)
 
-    def _parts(self, spanned: Spanned) -> list[Segment]:
+    def _parts(self, spanned: Spanned) -> tuple[Segment, ...]:
         ends = [end for _, end in spanned.spans]
-        return segments(0, len(spanned.ids), ends, self._window, min(CONTEXT, self._window // 4))
+        return tuple(segments(0, len(spanned.ids), ends, self._window, min(CONTEXT, self._window // 4)))
 
-    async def _read(
-        self, spanned: Spanned, parts: Sequence[Segment], pieces: Sequence[list[tuple[int, int, int]]]
-    ) -> list[np.ndarray]:
+    async def _read(self, laid: Laid) -> list[np.ndarray]:
         """The pieces' mean projections, a segment each."""
         places = asyncio.Semaphore(_AT_ONCE)
 
-        async def one(part: Segment, piece: list[tuple[int, int, int]]) -> np.ndarray:
+        async def one(part: Segment, pieces: Sequence[Piece]) -> np.ndarray:
             async with places:
-                return await self._one(spanned, part, piece)
+                return await self._one(laid.spanned, part, pieces)
 
-        tasks = [asyncio.ensure_future(one(a, b)) for a, b in zip(parts, pieces, strict=True)]
+        tasks = [asyncio.ensure_future(one(a, b)) for a, b in zip(laid.parts, laid.pieces, strict=True)]
         try:
             return list(await asyncio.gather(*tasks))
         finally:
@@ -85,7 +105,7 @@ class Reader:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _one(self, spanned: Spanned, part: Segment, pieces: list[tuple[int, int, int]]) -> np.ndarray:
+    async def _one(self, spanned: Spanned, part: Segment, pieces: Sequence[Piece]) -> np.ndarray:
         request = LiveRequest(
             f"read-{next(self._names)}", spanned.ids[part.start : part.end], _NOTHING, 0, read=True,
             spans=tuple((start, end) for _, start, end in pieces),
@@ -100,10 +120,17 @@ class Reader:
             mailbox.close()
 
 
-def _inside(spans: Sequence[tuple[int, int]], part: Segment) -> list[tuple[int, int, int]]:
-    """Messages that have new columns in a segment: `(message, start, end)`, columns counted from the segment's."""
-    cut = ((i, max(start, part.new), min(end, part.end)) for i, (start, end) in enumerate(spans))
-    return [(i, a - part.start, b - part.start) for i, a, b in cut if a < b]
+def _inside(spans: Sequence[tuple[int, int]], parts: Sequence[Segment]) -> Iterator[tuple[Piece, ...]]:
+    """Of each segment the messages that have new columns in it; both stand in order."""
+    first = 0
+    for part in parts:
+        while first < len(spans) and spans[first][1] <= part.new:
+            first += 1
+        last = first
+        while last < len(spans) and spans[last][0] < part.end:
+            last += 1
+        cut = ((i, max(spans[i][0], part.new), min(spans[i][1], part.end)) for i in range(first, last))
+        yield tuple((i, a - part.start, b - part.start) for i, a, b in cut if a < b)
 
 
 def _spans_of(end: LiveEnd) -> np.ndarray:

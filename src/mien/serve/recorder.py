@@ -142,11 +142,13 @@ class Recorder:
         return told | await self._as_read(order, watch)
 
     async def _as_read(self, order: Order, watch: Watch) -> frozenset[str]:
-        """Kinds of alarm in the answers that came with the request; none in running text, which has no answers."""
-        last = max((i for i, m in enumerate(order.messages or ()) if m.role == "assistant"), default=None)
-        if last is None or order.messages is None:
+        """Kinds of alarm in the answers that came with the request; running text has some if it marks them as the
+        model's own prompts do."""
+        messages = await watch.turns_in(order.prompt_ids) if order.messages is None else order.messages
+        last = max((i for i, m in enumerate(messages) if m.role == "assistant"), default=None)
+        if last is None:
             return frozenset()
-        earlier = order.messages[: last + 1]
+        earlier = messages[: last + 1]
         known = self._remembered.get(digest_of(order.owner, earlier))
         if known is not None:
             return known

@@ -14,7 +14,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 from starlette.responses import Response
 
-from mien.serve.answers import Answer, Kind
+from mien.serve.answers import Answer, Kind, usage_of
 from mien.serve.orders import Began, Event, Order, Written
 from mien.serve.problems import Problem
 from mien.serve.server import Server
@@ -55,8 +55,9 @@ async def _answered(
 ) -> Response:  # fmt: skip
     begun = time.perf_counter()
     created = int(time.time())
+    told = not server.settings.keys.several
     answers = [
-        Answer(kind, server.model.chat, order, server.name, created, logprobs, orders[0].id, i * order.n)
+        Answer(kind, server.model.chat, order, server.name, created, logprobs, orders[0].id, i * order.n, told)
         for i, order in enumerate(orders)
     ]
     if body.stream:
@@ -111,8 +112,7 @@ async def _whole(server: Server, orders: Sequence[Order], answers: Sequence[Answ
     found = answers[0].whole()
     for more in answers[1:]:
         found["choices"] += more.choices()
-        found["usage"] = {name: n + more.usage()[name] for name, n in found["usage"].items()}
-    return found
+    return {**found, "usage": usage_of(answers)}
 
 
 async def _parts(
@@ -133,10 +133,7 @@ async def _parts(
                 if found is not None:
                     yield event(found)
         if usage:
-            closing = answers[0].closing()
-            for more in answers[1:]:
-                closing["usage"] = {name: n + more.usage()[name] for name, n in closing["usage"].items()}
-            yield event(closing)
+            yield event({**answers[0].closing(), "usage": usage_of(answers)})
         yield DONE
     except Problem as problem:
         yield event(problem.body)

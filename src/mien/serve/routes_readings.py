@@ -27,6 +27,9 @@ from mien.serve.watch import Watched, readings_at
 from mien.serve.wire import ReadingsRequest
 from mien.serve.wire_out import ERRORS, ReadingsOut
 
+MOST_TOLD = 32_768
+"""Tokens of one request that are told one by one. Each is some 200 bytes, made where all other requests are, too."""
+
 
 def readings_routes(server: Server) -> APIRouter:
     """The route that reads."""
@@ -46,6 +49,7 @@ class _Reading:
 
     def __init__(self, server: Server, body: ReadingsRequest, owner: str) -> None:
         self._server, self._body, self._owner = server, body, owner
+        self._told = 0
         if (body.messages is None) == (body.conversations is None):
             raise refused("messages", "give either messages or conversations.")
         self._shown = server.checker.gauges(body.gauges, "gauges")
@@ -84,7 +88,7 @@ class _Reading:
 
     async def _one(self, i: int, coming: Coming) -> tuple[Watched, dict[str, Any]]:
         id, messages = self._conversations[i]
-        watch, panel = self._server.conductor.watch, self._server.catalog.panel
+        watch, panel = self._server.conductor.observer, self._server.catalog.panel
         assert panel is not None
         where = "messages" if self._body.messages else f"conversations[{i}].messages"
         async with self._server.conductor.reading:
@@ -95,6 +99,8 @@ class _Reading:
                 raise refused(where, str(error)) from error
             if watched is None:
                 raise refused(where, "there is no answer of an assistant in it, so there is nothing to read.")
+            if self._body.tokens:
+                self._tell_of(len(watched.spanned.ids))
             tokens = await watch.tokens(watched, self._shown) if self._body.tokens else None
         answers = [
             {"index": watched.places[place], "readings": [reading_of(r) for r in readings_at(panel, watched, t,
@@ -105,6 +111,13 @@ class _Reading:
         left = {panel.gauges[g].name: self._left(watched, g) for g in self._shown}
         first = next(m.content for m in messages if m.role == "assistant")
         return watched, {"id": id or id_of(self._owner, messages, first), "answers": answers, "left": left}
+
+    def _tell_of(self, tokens: int) -> None:
+        """Raises: Problem: it would be more than one answer may hold."""
+        self._told += tokens
+        if self._told > MOST_TOLD:
+            raise refused("tokens", f"at most {MOST_TOLD} tokens are told one by one, and there are more; send less at "
+                                    "a time, or leave it out.")  # fmt: skip
 
     def _left(self, watched: Watched, g: int) -> int | None:
         at = watched.values.left[g]
@@ -117,7 +130,7 @@ class _Reading:
         now, turns = time.time(), []
         for (watched, entry), (_, messages) in zip(found, self._conversations, strict=True):
             request = f"read-{secrets.token_hex(12)}"
-            for t, (before, own) in enumerate(await server.conductor.watch.sizes(watched)):
+            for t, (before, own) in enumerate(server.conductor.observer.sizes(watched)):
                 index = watched.places[watched.values.answers[t]]
                 turns.append(
                     Turn(

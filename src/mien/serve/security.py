@@ -61,6 +61,11 @@ class Keys:
     def __bool__(self) -> bool:
         return bool(self._keys)
 
+    @property
+    def several(self) -> bool:
+        """Whether people ask who may not trust one another."""
+        return len(self._keys) > 1
+
     def find(self, secret: str) -> Key | None:
         """The key, compared with all of them in a time that tells nothing of how near it is to one."""
         digest = _digest(secret)

@@ -6,11 +6,13 @@ This file does not know HTTP.
 from __future__ import annotations
 
 import asyncio
+import copy
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mien.chat import Chat
 from mien.errors import InputError
 from mien.live import LiveEngine
 from mien.models import Model
@@ -20,6 +22,7 @@ from mien.serve.checking import Checker
 from mien.serve.conductor import Conductor, Limits
 from mien.serve.events import Hub
 from mien.serve.history import History, default_url
+from mien.serve.lengths import Lengths
 from mien.serve.metrics import Metrics
 from mien.serve.policy import Policy, Rule
 from mien.serve.recorder import Recorder
@@ -89,7 +92,10 @@ class Server:
         steer = settings.local if settings.clients_steer is None else settings.clients_steer
         policy = settings.policy or ("hold" if self.hold else "alert")
         self.rule = Rule(policy, bool(self.hold), steer, self.catalog.can_alarm)
-        self.checker = Checker(model, self.catalog, settings.limits, self.name)
+        self.lengths = Lengths(model, settings.limits.prompt_tokens)
+        self.checker = Checker(model, self.catalog, settings.limits, self.name, self.lengths)
+        # Copied now, while nobody uses it.
+        self._apart = Chat(copy.deepcopy(model.chat.tokenizer))
         self.metrics = Metrics()
         self.history = History(
             settings.database or default_url(), keep_text=settings.keep_text, retention_days=settings.retention_days
@@ -138,7 +144,7 @@ class Server:
         )  # fmt: skip
         self._conductor = Conductor(
             self.model, self.engine, self.catalog, recorder, self.rule, self.hold, self.settings.limits, self.name,
-            self.metrics, self.settings.max_rows,
+            self.metrics, self.settings.max_rows, self.lengths, self._apart,
         )  # fmt: skip
         if self.webhooks is not None and self.rule.tells:
             self.webhooks.start()

@@ -19,7 +19,7 @@ from mien.live import LiveEnd
 from mien.records import Conversation, Message
 from mien.scanning.measure import Panel, Values, textures_of, tinted, values_of
 from mien.scanning.rows import alarmed
-from mien.serve.reader import Reader
+from mien.serve.reader import Laid, Reader
 from mien.serve.records import AlarmKind, GaugeReading
 
 Of = Literal["stream", "held stream"]
@@ -53,6 +53,8 @@ class Watched:
     """For each of `conversation`, its index among the request's messages, the answer after them."""
     of: Of
     """What was read: the plain stream, or the stream with an intervention in place."""
+    spanned: Spanned
+    """Its ids, and where each message stands in them."""
 
 
 def kept_of(messages: Conversation) -> tuple[Conversation, tuple[int, ...]]:
@@ -65,7 +67,7 @@ class Watch:
     """Reads conversations on a panel."""
 
     def __init__(self, chat: Chat, panel: Panel | None, reader: Reader, window: int, desk: Desk) -> None:
-        """`desk` runs what tokenises, away from the event loop."""
+        """`desk` runs what takes its time with a text, away from the event loop; nothing else may use `chat`."""
         self.panel, self.reader = panel, reader
         self._chat, self._window, self._desk = chat, window, desk
 
@@ -103,8 +105,9 @@ class Watch:
         spanned = await self._desk(self._chat.spanned, whole)
         pooled = self._as_run(plan, end, spanned, answered, held)
         if pooled is None:
-            pooled = await self.reader.pooled(spanned)
-        return Watched(values_of(self.panel, whole, pooled), whole, places, "held stream" if held else "stream")
+            pooled = await self.reader.pooled(self.reader.laid(spanned))
+        values = values_of(self.panel, whole, pooled)
+        return Watched(values, whole, places, "held stream" if held else "stream", spanned)
 
     def _as_run(self, plan: Plan, end: LiveEnd, spanned: Spanned, answered: bool, held: bool) -> np.ndarray | None:
         """`[m, p]` from what was read on the way; None if a log would be read otherwise."""
@@ -122,6 +125,14 @@ class Watch:
             rows[earlier] = mean_of(end.tokens[:count])
         return rows
 
+    async def turns_in(self, ids: Sequence[int]) -> Conversation:
+        """The conversation that running text is, if it marks its turns as the model's own prompts do; else nothing."""
+        found: Conversation = await self._desk(self._turns_in, ids)
+        return found
+
+    def _turns_in(self, ids: Sequence[int]) -> Conversation:
+        return self._chat.turns_in(self._chat.raw_text(ids))
+
     async def measured(self, messages: Conversation) -> Watched | None:
         """Readings of a conversation that is over, whoever wrote it; None if there is nothing to read in it, or with.
 
@@ -132,20 +143,28 @@ class Watch:
         kept, places = kept_of(messages)
         if self.panel is None or not any(m.role == "assistant" for m in kept):
             return None
-        pooled = await self.reader.pooled(await self._desk(self._chat.spanned, kept))
-        return Watched(values_of(self.panel, kept, pooled), kept, places, "stream")
+        laid = await self._desk(self._laid, kept)
+        pooled = await self.reader.pooled(laid)
+        values = await self._desk(values_of, self.panel, kept, pooled)
+        return Watched(values, kept, places, "stream", laid.spanned)
+
+    def _laid(self, messages: Conversation) -> Laid:
+        return self.reader.laid(self._chat.spanned(messages))
 
     async def tokens(self, watched: Watched, shown: Sequence[int]) -> list[list[dict[str, Any]]]:
         """Every token of every answer of a conversation that is over, on some gauges."""
-        spanned = await self._desk(self._chat.spanned, watched.conversation)
-        every = await self.reader.tokens(spanned)
-        spans = [spanned.spans[i] for i in watched.values.answers]
-        return [self.tokens_of(watched, t, spanned.ids[a:b], every[a:b], shown) for t, (a, b) in enumerate(spans)]
+        every = await self.reader.tokens(await self._desk(self.reader.laid_singly, watched.spanned))
+        found: list[list[dict[str, Any]]] = await self._desk(self._every_token, watched, every, shown)
+        return found
 
-    async def sizes(self, watched: Watched) -> list[tuple[int, int]]:
+    def _every_token(self, watched: Watched, every: np.ndarray, shown: Sequence[int]) -> list[list[dict[str, Any]]]:
+        spans = [watched.spanned.spans[i] for i in watched.values.answers]
+        ids = watched.spanned.ids
+        return [self.tokens_of(watched, t, ids[a:b], every[a:b], shown) for t, (a, b) in enumerate(spans)]
+
+    def sizes(self, watched: Watched) -> list[tuple[int, int]]:
         """By answer: tokens since the answer before it, and its own."""
-        spanned = await self._desk(self._chat.spanned, watched.conversation)
-        spans = [spanned.spans[i] for i in watched.values.answers]
+        spans = [watched.spanned.spans[i] for i in watched.values.answers]
         before = [0, *(end for _, end in spans)]
         return [(start - last, end - start) for (start, end), last in zip(spans, before, strict=False)]
 

@@ -61,10 +61,15 @@ class MienOut(BaseModel):
     tokens: list[dict[str, Any]] | None = None
 
 
+class PromptTokensDetails(BaseModel):
+    cached_tokens: int
+
+
 class Usage(BaseModel):
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
+    prompt_tokens_details: PromptTokensDetails | None = None
 
 
 class ChatMessageOut(BaseModel):
