@@ -27,6 +27,7 @@ from mien.directions import Direction, load_direction, save_direction
 from mien.endpoint import Endpoint
 from mien.engines.hf import HfEngine
 from mien.errors import InputError, NothingKeptError, RunError
+from mien.gauges import Gauge, GaugeSet, Part
 from mien.home import folder_for
 from mien.jobs import axis as job
 from mien.jobs.axis import Cast, choose_layer, make_axis, means, verdict
@@ -265,6 +266,38 @@ def test_from_python_the_traits_that_are_kept_are_on_the_map_too(
     monkeypatch.setattr(api, "load_roles", lambda: ROLES)
     api.axis(model, n_roles=5, out=tmp_path / "x")
     assert [trait["name"] for trait in json.loads((tmp_path / "x" / "map.json").read_text())["traits"]] == ["shouty"]
+
+
+def test_what_comes_with_mien_is_on_the_map_of_its_model(
+    made: tuple[Direction, Path], model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Near the layer at which it is known, and nowhere else; an own vector of the name takes its place."""
+    direction, _ = made
+    info, own = model.info, direction.vector[0].numpy()
+    part = Part(1, own)
+    gauges = [
+        Gauge("rough", "is rough", "high", (part,), push=Part(0, -2 * own)),
+        Gauge("shouty", "shouts", "high", (part,), push=part),
+        Gauge("assistant", "is near", "low", (part,), kind="axis", push=part),
+        Gauge("read only", "is read", "high", (part,)),
+    ]
+    monkeypatch.setattr(job, "NEAR", 1)
+    monkeypatch.setattr(
+        job, "bundled_gauges", lambda name: GaugeSet(name, info.fingerprint, info.d_model, tuple(gauges))
+    )
+    save_direction(direction_of(model, name="shouty", kind="persona_vector"), folder_for("taught", "shouty"))
+    monkeypatch.setattr(api, "load_roles", lambda: ROLES)
+    api.axis(model, n_roles=5, out=tmp_path / "x")
+    shouty, rough = json.loads((tmp_path / "x" / "map.json").read_text())["traits"]
+    assert (shouty["name"], rough["name"]) == ("shouty", "rough")
+    assert None not in shouty["cosine"]
+    assert [value is None for value in rough["cosine"]] == [False, False, True, True]
+    assert rough["cosine"][0] < -0.5, "pointing away as its push does"
+    assert rough["x"][2:] == rough["y"][2:] == [None, None]
+    page = (tmp_path / "x" / "axis.html").read_text()
+    assert "one layer is known, and they are drawn at the layers near it: rough (layer 0)." in page
+    monkeypatch.setattr(job, "bundled_gauges", lambda name: GaugeSet(name, "0" * 64, info.d_model, tuple(gauges)))
+    assert [trait.card.name for trait in job.known_traits(info)] == ["shouty"]
 
 
 @pytest.mark.parametrize(

@@ -353,6 +353,13 @@ def test_a_direction_becomes_a_gauge_that_scan_can_read(
     assert printed["out"] == str(out)
     assert (entry["name"], entry["layer"], entry["side"]) == ("moody", 1, "high")
     assert (entry["n_turns"], entry["n_conversations"]) == (100, 20)
+    assert printed["any"] == {"asked": entry["asked"], "reached": entry["reached"]}, "one gauge is any gauge"
+    assert entry["asked"] == {"turn": 0.01, "conversation": 0.05}
+    for what in ("turn", "conversation"):
+        low, high = entry["reached"][f"{what}_interval"]
+        assert low <= entry["reached"][what] <= high < 0.5
+    wanted = "there are 100 answers in 20 conversations, and 125 answers in 25 conversations are wanted"
+    assert wanted in printed["warning"] == entry["warning"]
     (gauge,) = load_gauges(out).gauges
     assert gauge.baseline is not None
     assert (gauge.baseline.source, gauge.baseline.std) == ("quiet.jsonl", entry["std"])
@@ -360,7 +367,9 @@ def test_a_direction_becomes_a_gauge_that_scan_can_read(
     np.testing.assert_allclose(gauge.parts[0].vector, vector / np.linalg.norm(vector), rtol=1e-5)
 
     done = run(*scan_words(log, model, out, tmp_path / "scan", "--json", "--quiet"))
-    assert [g["name"] for g in json.loads(done.out)["gauges"]] == ["moody"]
+    assert [(g["name"], g["warning"]) for g in json.loads(done.out)["gauges"]] == [("moody", entry["warning"])]
+    assert wanted in (tmp_path / "scan" / "report.html").read_text("utf-8")
+    assert wanted in run("gauge", "show", out).out
     quiet_scan = run(*scan_words(quiet_log, model, out, tmp_path / "again", "--json", "--quiet"))
     assert json.loads(quiet_scan.out)["baseline"].count("quiet.jsonl (100 answers in 20 conversations)") == 1
     sigma = [r["sigma"] for r in pq.read_table(tmp_path / "again" / "turns.parquet").to_pylist()]
@@ -374,7 +383,16 @@ def test_a_direction_becomes_a_gauge_that_scan_can_read(
     ]  # fmt: skip
     text = run("baseline", quiet_log, "--gauge-file", gauge_file, "--gauges", "odd", "--out", tmp_path / "odd",
                "--reader", model)  # fmt: skip
-    assert text.out.startswith("100 answers in 20 conversations\n")
+    assert text.out.startswith("100 answers in 20 conversations; reached: on those left out")
+    assert wanted in text.out
+    assert "any of them" not in text.out
+    two = run("baseline", quiet_log, "--gauge-file", gauge_file, "--out", tmp_path / "two", "--reader", model,
+              "--turn-rate", 0.02, "--quiet")  # fmt: skip
+    rows = {line.split("  ")[1]: line for line in two.out.splitlines()[3:6]}
+    assert list(rows) == ["loud", "odd", "any of them"]
+    assert all("<=2.00%" in rows[name] and "<=5.0%" in rows[name] for name in ("loud", "odd"))
+    assert " 2.00% " in rows["any of them"]
+    assert all(row.count("%") == 8 for row in rows.values()), "asked, reached, and its interval; twice"
     assert [g.name for g in load_gauges(tmp_path / "odd").gauges] == ["odd"]
     assert "reading quiet traffic" in text.err
 

@@ -14,7 +14,8 @@ import pytest
 import tiny
 from mien.errors import InputError
 from mien.evidence import auc
-from mien.gauges import GaugeSet, load_gauges, save_gauges
+from mien.gauges import Gauge, GaugeSet, Part, load_gauges, save_gauges
+from mien.jobs.baseline import set_baseline
 from mien.jobs.fit import Trial, choose, fit_gauge, gather, target_of
 from mien.jobs.scan import scan
 from mien.probes import bag_of_words, cross_fitted, fit_probe, grouped_folds, interval
@@ -63,6 +64,33 @@ def test_its_card_tells_how_it_was_tested(fitted: GaugeSet) -> None:
     assert card["auc_words"] < 0.7, "the bag of words does not see capitals"
     assert [t["left_out"] for t in card["transfer"]] == ["m0", "m1"]
     assert all(t["auc"] > 0.9 > t["auc_words"] for t in card["transfer"])
+
+
+def test_its_auc_is_of_what_a_scan_shows(quiet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Made once more by other means: a gauge without each fold, its own baseline, and that baseline's sigma."""
+    monkeypatch.setenv("MIEN_CACHE", str(tmp_path / "cache"))
+    log, model = write_log(tmp_path / "l.jsonl", labelled(24, 1)), reader()
+    card = fit_gauge([log], "late", model, baseline=[quiet]).gauges[0].evidence
+    data = gather([log], "late", 2, model, Silent())
+    shown, places = np.zeros(120), [data.layers.index(layer) for layer in card["layers"]]
+    for fold in grouped_folds(data.group, data.positive, 0):
+        rest = np.setdiff1d(np.arange(120), fold)
+        weights = [fit_probe(data.means[rest, k], data.target[rest], card["penalty"]) for k in places]
+        parts = tuple(
+            Part(data.layers[k], (w / (data.means[rest, k] @ w).std()).astype(np.float32))
+            for k, w in zip(places, weights, strict=True)
+        )
+        one = Gauge("late", "is late", "high", parts, "fitted")
+        found = set_baseline(
+            GaugeSet(model.info.id, model.info.fingerprint, model.info.d_model, (one,)), model, [quiet]
+        ).gauges[0]
+        assert found.baseline is not None
+        raw = sum(data.means[:, k].astype(float) @ p.vector for k, p in zip(places, parts, strict=True))
+        sigma = found.baseline.sigma(np.asarray(raw), data.textures)
+        shown[fold] = (sigma[fold] - sigma[rest].mean()) / sigma[rest].std()
+    assert card["auc"] == pytest.approx(auc(shown, data.positive), abs=1e-3)
+    # An answer's place in the conversation is texture: what the probe has learnt of it, a scan does not show.
+    assert card["auc"] < 0.5 < 0.6 < card["auc_probe"]
 
 
 def test_it_reads_other_conversations(fitted: GaugeSet, tmp_path: Path) -> None:
@@ -192,5 +220,6 @@ def test_the_command_writes_a_file_and_says_how_good_it_is(fitted: GaugeSet) -> 
     assert "bag of words" in text
     assert "without m0" in text
     assert "it beats the words" in text
+    assert "of sigma, as a scan shows it, on conversations left out (1.00 before what texture explains" in text
     assert json.dumps(fitted.gauges[0].evidence)
     assert tiny.WORDS

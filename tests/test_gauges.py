@@ -20,12 +20,14 @@ from mien.gauges import (
     cusum,
     fit_baseline,
     fit_baselines,
+    fit_standard,
     left_at,
     load_gauges,
     save_gauges,
     texture,
 )
 from mien.gauges.alarms import LENGTHS, SLACK, find_limits, wilson
+from mien.gauges.baseline import wanted
 from mien.gauges.texture import NAMES
 
 FLOATS = st.lists(st.floats(-5, 5), max_size=40)
@@ -144,6 +146,36 @@ def test_an_answer_that_a_gauge_cannot_read_does_not_count() -> None:
 def test_too_little_traffic(n: int) -> None:
     with pytest.raises(InputError, match="at least 10 conversations"):
         fit_baseline(quiet(n), 1, "here")
+
+
+def test_how_much_traffic_a_rate_asks_for() -> None:
+    """So much that four fifths of it hold one false alarm."""
+    assert [wanted(rate) for rate in (0.5, 0.05, 0.01, 0.001)] == [3, 25, 125, 1250]
+    assert all(0.8 * wanted(rate) * rate >= 1 - 1e-9 for rate in (0.3, 0.07, 0.013))
+
+
+def test_too_little_traffic_for_the_rates_is_a_warning_that_stays(tmp_path: Path) -> None:
+    enough = fit_baseline(quiet(25), 1, "here")
+    assert (enough.n_conversations, enough.n_turns >= 125, enough.warning) == (25, True, None)
+    few = fit_baseline(quiet(24), 1, "here")
+    assert few.warning is not None
+    assert f"there are {few.n_turns} answers in 24 conversations, and 125 answers in 25 conversations" in few.warning
+    rare = fit_baseline(quiet(120), 1, "here", turn_rate=0.0001)
+    assert rare.warning is not None
+    assert "0.01% of answers" in rare.warning
+    gauge = Gauge("a", "b", "high", (Part(0, np.ones(2, np.float32)),), baseline=few)
+    (kept,) = load_gauges(save_gauges(GaugeSet("r", "f", 2, (gauge,)), tmp_path / "g")).gauges
+    assert kept.baseline is not None
+    assert kept.baseline.warning == few.warning
+
+
+def test_a_standard_is_the_sigma_of_the_baseline() -> None:
+    some = quiet(effect=0.4)
+    standard, base = fit_standard(some), fit_baseline(some, -1, "here")
+    assert (standard.expected, standard.std) == (base.expected, base.std)
+    np.testing.assert_array_equal(
+        standard.sigma(some.projections[0], some.textures[0]), base.sigma(some.projections[0], some.textures[0])
+    )
 
 
 def test_traffic_without_spread() -> None:

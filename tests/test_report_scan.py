@@ -334,6 +334,9 @@ def test_conversations_that_are_not_listed_are_counted() -> None:
     text = ScanPage(render_scan(short)).text
     assert "580 conversations more were read and counted above; the list below is of the worst" in text
     assert "The time of 1 conversation is not known." in text
+    said = "filters cover the worst 20 conversations only. 580 conversations more are counted above and cannot be found"
+    assert said in text
+    assert "filters cover" not in ScanPage(render_scan(whole)).text
 
 
 def test_ten_thousand_conversations_fit() -> None:

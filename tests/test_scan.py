@@ -264,6 +264,7 @@ def test_whatever_logs_hold(gauges: GaugeSet, tmp_path: Path) -> None:
             {"role": "assistant", "content": "tea owl fig"},
         ]},
         "{broken", "[]", "7",
+        {"id": "narrated", "messages": [{"role": "user", "content": "a"}, {"role": "narrator", "content": "b"}]},
         '{"id": "\\ud800", "messages": [{"role": "assistant", "content": "tea \\ud800 \\u0000"}]}',
         {"id": "<script>alert(1)</script>", "messages": [{"role": "user", "content": "</script>"},
                                                          {"role": "assistant", "content": "<img src=x> </script>"}]},
@@ -275,10 +276,12 @@ def test_whatever_logs_hold(gauges: GaugeSet, tmp_path: Path) -> None:
     assert first["projection"] is None
     assert first["sigma"] is None
     assert first["alarm"] is False
-    assert summary["skipped"] == 4
+    assert summary["skipped"] == 5
     assert summary["conversations"] == 4
     assert [s["line"] for s in summary["skipped_records"]][:3] == [4, 5, 6]
-    assert any("no message of an assistant" in s["reason"] for s in summary["skipped_records"])
+    reasons = {s["line"]: s["reason"] for s in summary["skipped_records"]}
+    assert reasons[7] == "it has no message of an assistant; there is one by 'narrator'"
+    assert "it has no message of an assistant" in reasons.values(), "where no stranger speaks, none is named"
     assert "<script>alert(1)" not in (tmp_path / "out" / "report.html").read_text()
 
 

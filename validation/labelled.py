@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,6 +59,22 @@ class Labels:
             found.append(cusum(mine).max() / gauge.baseline.limits.for_length(len(mine)))
         return np.array(found)
 
+    def enough(self, label: str, least: int = 10) -> bool:
+        """Whether so many answers are on either side, that a gauge can be tested on them."""
+        y = self.positive(label)
+        return bool(min(y.sum(), (~y).sum()) >= least)
+
+    @property
+    def lengths(self) -> Floats:
+        """`[n]`: of the answers, in characters."""
+        return np.array([float(len(text)) for text in self.texts])
+
+
+def reference() -> Path:
+    """The published conversations."""
+    repo = Path(__file__).resolve().parent.parent
+    return Path(os.environ.get("MIEN_REFERENCE_DATA") or repo.parent / "shared" / "data")
+
 
 def read_labels(path: Path, model: Model) -> Labels:
     """Read a file of labelled conversations; the second time from the cache."""
@@ -92,7 +109,7 @@ def read_labels(path: Path, model: Model) -> Labels:
 def auc_with_interval(values: Floats, data: Labels, label: str) -> str:
     """`0.71 (0.62 to 0.80)`; a dash where fewer than ten answers are on a side."""
     y = data.positive(label)
-    if min(y.sum(), (~y).sum()) < 10:
+    if not data.enough(label):
         return "-"
     low, high = interval(values, y, data.group, 0)
     return f"{auc(values, y):.2f} ({low:.2f} to {high:.2f})"

@@ -19,8 +19,8 @@ sys.path[:0] = [str(REPO / "validation"), str(REPO / "benchmarks")]
 
 import machine_line  # noqa: E402
 import template  # noqa: E402
-from labelled import Labels, auc_with_interval, read_labels  # noqa: E402
-from watching import reference, table  # noqa: E402
+from labelled import Labels, auc_with_interval, read_labels, reference  # noqa: E402
+from template import table  # noqa: E402
 
 from mien.evidence import auc  # noqa: E402
 from mien.jobs.fit import MIN_SIDE, PENALTIES, Labelled, choose, target_of, trials_of  # noqa: E402

@@ -18,7 +18,7 @@ from mien.holds import Hold
 from mien.home import find_direction, folder_for, hold_folder
 from mien.jobs import extract as extraction
 from mien.jobs import scan as scanning
-from mien.jobs.axis import kept_traits, make_axis
+from mien.jobs.axis import known_traits, make_axis
 from mien.models import Model
 from mien.progress import Progress
 from mien.records import Conversation, Engine, Judge, Message, Rollout, Sampling, WriteRequest
@@ -81,7 +81,8 @@ def axis(
     progress: Progress | None = None,
 ) -> Direction:  # fmt: skip
     """The Assistant Axis of a model from the library's first roles and questions, kept with its card and persona map in
-    `out` (default: mien's home, as `assistant`). Persona vectors that are kept for the model are placed on the map.
+    `out` (default: mien's home, as `assistant`). Persona vectors that are kept for the model are placed on the map, and
+    those of the gauges that come with mien for it.
 
     Raises:
         InputError: fewer roles or questions than an axis needs.
@@ -89,7 +90,7 @@ def axis(
         RunError: `out` holds another run.
     """
     folder = Path(out) if out is not None else folder_for(model.info.id, "assistant")
-    roles, traits = load_roles().first(n_roles, n_questions), kept_traits(model.info)
+    roles, traits = load_roles().first(n_roles, n_questions), known_traits(model.info)
     return make_axis(roles, HfEngine(model), folder, seed=seed, traits=traits, progress=progress)
 
 

@@ -52,7 +52,7 @@ def command(
 
     from mien.engines.hf import HfEngine
     from mien.home import folder_for
-    from mien.jobs.axis import kept_traits, make_axis
+    from mien.jobs.axis import known_traits, make_axis
     from mien.jobs.casting import RoleJudge
     from mien.progress import Silent
 
@@ -62,7 +62,7 @@ def command(
     try:
         direction = make_axis(
             roles, HfEngine(loaded), folder, name=name, max_tokens=max_tokens, seed=seed,
-            traits=kept_traits(loaded.info), judge=RoleJudge(remote) if remote else None,
+            traits=known_traits(loaded.info), judge=RoleJudge(remote) if remote else None,
             clock=time.monotonic, progress=Silent() if quiet else bar,
         )  # fmt: skip
     finally:

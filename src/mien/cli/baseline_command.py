@@ -68,7 +68,30 @@ def command(
     finally:
         bar.close()
     write_gauges(found, out)
-    emit({"out": str(out), "gauges": [_entry(g) for g in found.gauges]}, as_json, _text(found, out))
+    base: Any = found.gauges[0].baseline
+    printed = {
+        "out": str(out), "warning": base.warning, "any": _any(base), "gauges": [_entry(g) for g in found.gauges],
+    }  # fmt: skip
+    emit(printed, as_json, _text(found, out))
+
+
+def _reached(base: Any, turn_hits: int, conversation_hits: int) -> dict[str, Any]:
+    """Rates on traffic left out, with their 95 % intervals."""
+    from mien.gauges.alarms import wilson
+
+    return {
+        "turn": turn_hits / base.n_turns, "turn_interval": wilson(turn_hits, base.n_turns),
+        "conversation": conversation_hits / base.n_conversations,
+        "conversation_interval": wilson(conversation_hits, base.n_conversations),
+    }  # fmt: skip
+
+
+def _asked(base: Any) -> dict[str, float]:
+    return {"turn": base.limits.turn_rate, "conversation": base.limits.conversation_rate}
+
+
+def _any(base: Any) -> dict[str, Any]:
+    return {"asked": _asked(base), "reached": _reached(base, base.any_turn_hits, base.any_conversation_hits)}
 
 
 def _entry(gauge: Any) -> dict[str, Any]:
@@ -77,17 +100,37 @@ def _entry(gauge: Any) -> dict[str, Any]:
         "name": gauge.name, "layer": gauge.layer, "side": gauge.side, "std": base.std,
         "turn_threshold": base.limits.turn,
         "n_turns": base.n_turns, "n_conversations": base.n_conversations, "explained": base.explained,
-        "effects": base.effects, "reached": {"turn": base.turn_rate, "conversation": base.conversation_rate},
+        "effects": base.effects, "asked": _asked(base), "rates_shared_by": base.limits.shared_by,
+        "reached": _reached(base, base.turn_hits, base.conversation_hits), "warning": base.warning,
     }  # fmt: skip
 
 
 def _text(found: Any, out: Path) -> str:
     base = found.gauges[0].baseline
+    several = len(found.gauges) > 1
     lines = [
-        f"{base.n_turns} answers in {base.n_conversations} conversations",
-        "  gauge                     limit (sigma)   false alarms on left-out traffic: answers   conversations",
+        f"{base.n_turns} answers in {base.n_conversations} conversations; reached: on those left out, 95% intervals",
+        _line("false alarms", "", "answers", "", "conversations", ""),
+        _line("gauge", "limit", "asked", "reached", "asked", "reached"),
     ]
     for g in found.gauges:
-        b = g.baseline
-        lines.append(f"  {g.name:<26}{b.limits.turn:>12.2f}{b.turn_rate:>43.2%}{b.conversation_rate:>16.2%}")
+        lines.append(_line(g.name, f"{g.baseline.limits.turn:.2f} sigma", *_cells(_entry(g), "<=" if several else "")))
+    if several:
+        lines.append(_line("any of them", "", *_cells(_any(base), "")))
+    lines += [base.warning] if base.warning else []
     return "\n".join([*lines, f"gauges: {out} (use with mien scan --gauge-file)"])
+
+
+def _line(name: str, limit: str, *cells: str) -> str:
+    turn, reached, conversation, reached_too = cells
+    return f"  {name:<22}{limit:>11}{turn:>10}  {reached:<23}{conversation:>14}  {reached_too}".rstrip()
+
+
+def _cells(entry: dict[str, Any], most: str) -> list[str]:
+    """Asked and reached, an answer and a conversation; `most` is a mark for a rate that is asked of all together."""
+    cells = []
+    for what, digits in (("turn", 2), ("conversation", 1)):
+        (low, high), rate = entry["reached"][f"{what}_interval"], entry["reached"][what]
+        cells.append(f"{most}{entry['asked'][what]:.{digits}%}")
+        cells.append(f"{rate:.{digits}%} ({low:.{digits}%} to {high:.{digits}%})")
+    return cells

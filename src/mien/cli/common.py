@@ -49,6 +49,32 @@ def reading_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
+def endpoint_options(use: str, *, needed: bool = False, timeout: float = 60.0) -> Callable[..., Any]:
+    """--endpoint, --endpoint-model, --endpoint-timeout, --endpoint-price.
+
+    Args:
+        use: what it is for, behind the words for what it is.
+        needed: whether the first two must be given.
+        timeout: seconds, if none are given.
+    """
+
+    def add(function: Callable[..., Any]) -> Callable[..., Any]:
+        for option in (
+            click.option("--endpoint-price", type=(float, float), default=None, metavar="IN OUT",
+                         help="Price of a million prompt and of a million completion tokens, to count the cost."),
+            click.option("--endpoint-timeout", default=timeout, show_default=True,
+                         help="Seconds that one request there may take."),
+            click.option("--endpoint-model", required=needed, default=None,
+                         help="The model's name there; key in OPENAI_API_KEY."),
+            click.option("--endpoint", required=needed, default=None,
+                         help=f"Base URL of an OpenAI-compatible API{use}."),
+        ):  # fmt: skip
+            function = option(function)
+        return function
+
+    return add
+
+
 def endpoint_of(url: str | None, model: str | None, timeout: float, price: tuple[float, float] | None) -> Endpoint:
     """The endpoint that an author or a judge asks.
 

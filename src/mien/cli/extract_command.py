@@ -7,7 +7,18 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mien.cli.common import SEED, Bar, emit, endpoint_of, load_model, model_options, output_options, spent_on, trait_of
+from mien.cli.common import (
+    SEED,
+    Bar,
+    emit,
+    endpoint_of,
+    endpoint_options,
+    load_model,
+    model_options,
+    output_options,
+    spent_on,
+    trait_of,
+)
 
 if TYPE_CHECKING:
     from mien.directions import Direction
@@ -32,17 +43,13 @@ if TYPE_CHECKING:
 @click.option("--judge", type=click.Choice(["likelihood", "endpoint"]), default="likelihood", show_default=True,
               help="Who scores the rollouts.")  # fmt: skip
 @click.option("--judge-model", default=None, help="Model for the likelihood judge; default: the writer itself.")
-@click.option("--endpoint", default=None, help="Base URL of an OpenAI-compatible API, for author or judge.")
-@click.option("--endpoint-model", default=None, help="The model's name there; key in OPENAI_API_KEY.")
-@click.option("--endpoint-timeout", default=60.0, show_default=True, help="Seconds that one request there may take.")
-@click.option("--endpoint-price", type=(float, float), default=None, metavar="IN OUT",
-              help="Price of a million prompt and of a million completion tokens, to count the cost.")  # fmt: skip
+@endpoint_options(", for author or judge")
 @output_options
 def command(
     sentence: str | None, spec: str | None, name: str | None, model: str, adapter: str | None, device: str | None,
     dtype: str | None, out: Path | None, seed: int, budget: str, temperature: float, no_early_stop: bool, author: str,
     judge: str, judge_model: str | None, endpoint: str | None, endpoint_model: str | None, endpoint_timeout: float,
-    endpoint_price: tuple[float, float] | None,    as_json: bool, quiet: bool,
+    endpoint_price: tuple[float, float] | None, as_json: bool, quiet: bool,
 ) -> None:  # fmt: skip
     """Turn SENTENCE, such as "flatters the user and agrees with whatever they say", into a validated direction.
 

@@ -14,6 +14,7 @@ from mien.cli.common import (
     Bar,
     emit,
     endpoint_of,
+    endpoint_options,
     load_model,
     output_options,
     reading_options,
@@ -99,11 +100,7 @@ def contrast(
 @command.command("write-contrasts")
 @click.argument("sentence")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="File for the contrasts.")
-@click.option("--endpoint", required=True, help="Base URL of an OpenAI-compatible API.")
-@click.option("--endpoint-model", required=True, help="The model's name there; key in OPENAI_API_KEY.")
-@click.option("--endpoint-timeout", default=120.0, show_default=True, help="Seconds that one request may take.")
-@click.option("--endpoint-price", type=(float, float), default=None, metavar="IN OUT",
-              help="Price of a million prompt and of a million completion tokens, to count the cost.")  # fmt: skip
+@endpoint_options("", needed=True, timeout=120.0)
 @output_options
 def write_contrasts(
     sentence: str, out: Path, endpoint: str, endpoint_model: str, endpoint_timeout: float,
@@ -181,7 +178,14 @@ def _entry(gauge: Any) -> dict[str, Any]:
         "name": gauge.name, "kind": gauge.kind, "description": gauge.description, "side": gauge.side,
         "layers": sorted({p.layer for p in gauge.parts}), "evidence": gauge.evidence,
         "baseline": asdict(gauge.baseline) if gauge.baseline else None,
+        "warning": gauge.baseline.warning if gauge.baseline else None,
     }  # fmt: skip
+
+
+def _before_texture(evidence: dict[str, Any]) -> str:
+    """What the probe alone reached; files of older versions do not say."""
+    probe = evidence.get("auc_probe")
+    return "" if probe is None else f" ({probe:.2f} before what texture explains is taken out)"
 
 
 def text_of(gauge: Any, out: Path | None) -> str:
@@ -200,8 +204,9 @@ def text_of(gauge: Any, out: Path | None) -> str:
         beats = "beats" if e["auc_low"] > e["auc_words"] else "does not clearly beat"
         lines += [
             f"  {e['turns']} turns, {e['positive']} with the label, of {e['conversations']} conversations",
-            f"  AUC {e['auc']:.2f} ({e['auc_low']:.2f} to {e['auc_high']:.2f}) on conversations left out; "
-            f"bag of words {e['auc_words']:.2f}, length {e['auc_length']:.2f}: it {beats} the words",
+            f"  AUC {e['auc']:.2f} ({e['auc_low']:.2f} to {e['auc_high']:.2f}) of sigma, as a scan shows it, on "
+            f"conversations left out{_before_texture(e)}",
+            f"  bag of words {e['auc_words']:.2f}, length {e['auc_length']:.2f}: it {beats} the words",
             *(
                 f"  without {t['left_out']}, tested on it: AUC {t['auc']:.2f}, bag of words {t['auc_words']:.2f}"
                 for t in e["transfer"]
@@ -215,4 +220,5 @@ def text_of(gauge: Any, out: Path | None) -> str:
             f"  baseline: {b.n_turns} answers of {b.source}; alarm beyond {b.limits.turn:.1f} sigma "
             f"(asked {b.limits.turn_rate:.1%} false alarms, reached {b.turn_rate:.1%} on answers left out)"
         )
+        lines += [f"  {b.warning}"] if b.warning else []
     return "\n".join([*lines, *([f"gauge: {out} (use with mien scan --gauge-file)"] if out else [])])

@@ -7,6 +7,7 @@ This file does not know models or files.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -53,6 +54,26 @@ class Expected:
         return found
 
 
+def wanted(rate: float) -> int:
+    """How many quiet answers, or conversations, a rate of false alarms asks for: so many that limits set on four fifths
+    of them should let one of those pass. With fewer, a limit is only the furthest that was seen.
+    """
+    return math.ceil(round(1 / rate / (1 - 1 / _FOLDS), 6))
+
+
+@dataclass(frozen=True)
+class Standard:
+    """What sigma is counted from: a baseline without its limits."""
+
+    expected: Expected
+    std: float
+    """One sigma, raw units."""
+
+    def sigma(self, projections: Floats, textures: Floats) -> Floats:
+        """Raw projections `[n]` in sigma."""
+        return (projections - self.expected(textures)) / self.std
+
+
 @dataclass(frozen=True)
 class Baseline:
     """How a gauge behaves on quiet traffic."""
@@ -80,7 +101,30 @@ class Baseline:
 
     def sigma(self, projections: Floats, textures: Floats) -> Floats:
         """Raw projections `[n]` in sigma."""
-        return (projections - self.expected(textures)) / self.std
+        return Standard(self.expected, self.std).sigma(projections, textures)
+
+    @property
+    def warning(self) -> str | None:
+        """A sentence, where the quiet traffic is too little for the rates that were asked for."""
+        turns, conversations = wanted(self.limits.turn_rate), wanted(self.limits.conversation_rate)
+        if self.n_turns >= turns and self.n_conversations >= conversations:
+            return None
+        return (
+            f"Too little quiet traffic for false alarms in {100 * self.limits.turn_rate:.3g}% of answers and "
+            f"{100 * self.limits.conversation_rate:.3g}% of conversations: there are {self.n_turns} answers in "
+            f"{self.n_conversations} conversations, and {turns} answers in {conversations} conversations are wanted."
+        )
+
+
+def fit_standard(quiet: Quiet, seed: int = 0) -> Standard:
+    """What sigma is counted from, of one gauge: as in the baseline that `fit_baselines` makes of the same.
+
+    Raises:
+        InputError: see `fit_baselines`.
+    """
+    have, parts = _parts(quiet, np.random.default_rng(seed))
+    fit = _fit(quiet, have, parts)
+    return Standard(fit.expected, fit.std)
 
 
 def fit_baseline(
@@ -102,8 +146,7 @@ def fit_baselines(
         InputError: fewer than 10 conversations or 40 answers, or projections that do not vary.
     """
     rng = np.random.default_rng(seed)
-    have = [i for i, t in enumerate(quiet[0].textures) if len(t)]
-    parts = [part.tolist() for part in np.array_split(rng.permutation(have), _FOLDS)]
+    have, parts = _parts(quiet[0], rng)
     fits = [_fit(one, have, parts) for one in quiet]
     z = [[side * (row / fit.std) for row in fit.left.values()] for fit, side in zip(fits, sides, strict=True)]
     order = list(fits[0].left)
@@ -117,6 +160,12 @@ def fit_baselines(
         )
         for one, fit, limit, t, c in zip(quiet, fits, limits, turns[:-1], conversations[:-1], strict=True)
     ]  # fmt: skip
+
+
+def _parts(quiet: Quiet, rng: np.random.Generator) -> tuple[list[int], list[list[int]]]:
+    """Conversations that have answers, and the parts in which they are left out."""
+    have = [i for i, t in enumerate(quiet.textures) if len(t)]
+    return have, [part.tolist() for part in np.array_split(rng.permutation(have), _FOLDS)]
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from mien.directions import Direction, load_direction, save_direction
 from mien.dose import refused as refused_by
 from mien.dose import seed_of
 from mien.errors import InputError, MienError, NothingKeptError
+from mien.gauges import bundled_gauges
 from mien.home import kept_directions
 from mien.jobs.axis_report import report_of, save_map
 from mien.jobs.casting import JUDGED_TOKENS, PARTLY, Play, RoleJudge, by_likelihood
@@ -33,6 +34,9 @@ from mien.rollouts import readings_of, write_rollouts
 from mien.spec import load_neutral
 from mien.store import RunFolder, write_atomic
 
+NEAR = 5
+"""Layers to either side at which a trait that is known at one layer is drawn. Of two traits whose whole vectors are at
+hand, the rows there have cosines of 0.6 to 0.9 with that of the layer."""
 MAX_EVIDENCE = 1500
 """Most answers that the held-out tests are made on; more would not fit into memory and change little."""
 
@@ -71,7 +75,7 @@ def make_axis(
     """Make the axis, prove it, and leave it in `out` with its card, map and page. Goes on where an earlier run stopped.
 
     Args:
-        traits: directions of the same model to place on the map.
+        traits: directions of the same model to place on the map, at the layers where they are not zero.
         judge: who says whether a role was played; the likelihood judge with the model itself if None.
         clock: seconds, such as `time.monotonic`: the page then says what other numbers of roles would take here. None
             leaves times out, and the same seed gives the same bytes.
@@ -105,6 +109,35 @@ def make_axis(
         save_map(report, found, [roles.roles[i].name for i in played], out)
         write_axis_page(report, out)
     return direction
+
+
+def known_traits(model: ModelInfo) -> list[Direction]:
+    """Directions of traits to be placed on this model's map: those kept here, and of others what comes with mien."""
+    kept = kept_traits(model)
+    names = {direction.card.name for direction in kept}
+    return [*kept, *(direction for direction in bundled_traits(model) if direction.card.name not in names)]
+
+
+def bundled_traits(model: ModelInfo) -> list[Direction]:
+    """What the bundled gauges push along, if they are this model's: zero but at the layers `NEAR` the one layer that is
+    known of each.
+    """
+    gauges = bundled_gauges(model.id)
+    if gauges is None or gauges.fingerprint != model.fingerprint:
+        return []
+    found = []
+    for gauge in gauges.gauges:
+        if gauge.push is None or gauge.kind == "axis":
+            continue
+        rows = torch.zeros(model.n_layers, model.d_model)
+        rows[max(0, gauge.push.layer - NEAR) : gauge.push.layer + NEAR + 1] = torch.from_numpy(gauge.push.vector)
+        card = Card(
+            kind="persona_vector", name=gauge.name, description=gauge.description,
+            sign="larger shows more of the trait", model=model.id, fingerprint=model.fingerprint,
+            n_layers=model.n_layers, d_model=model.d_model, recommended_layer=gauge.push.layer,
+        )  # fmt: skip
+        found.append(Direction(rows, card))
+    return found
 
 
 def kept_traits(model: ModelInfo) -> list[Direction]:

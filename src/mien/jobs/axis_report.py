@@ -58,7 +58,8 @@ def report_of(
         reasons=tuple(card.verdict_reasons), layers=layers, recommended_layer=at, roles=points,
         traits=tuple(_trait(t, units, maps) for t in traits), not_played=_not_played(roles, cast, played),
         cost=tuple(CostPoint(n, c, low, high, _seconds(roles, n, pace)) for n, c, low, high in cost),
-        notes=("The cosine by number of roles is with the axis of the other roles, so it understates the whole axis.",),
+        notes=("The cosine by number of roles is with the axis of the other roles, so it understates the whole axis.",
+               *_partly_known(traits)),
         settings=card.settings,
     )  # fmt: skip
 
@@ -93,12 +94,25 @@ def _point(
 
 def _trait(trait: Direction, units: np.ndarray, maps: Sequence[persona_map.LayerMap]) -> TraitPoint:
     rows = trait.vector.double().numpy()
-    rows = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+    size = np.linalg.norm(rows, axis=1, keepdims=True)
+    rows = np.where(size > 0, rows / np.maximum(size, 1e-12), np.nan)  # where it is not known, it has no place
     return TraitPoint(
         trait.card.name, tuple(float(v) for v in (rows * units).sum(1)),
         tuple(float(row @ m.components[0]) for row, m in zip(rows, maps, strict=True)),
         tuple(float(row @ m.components[1]) for row, m in zip(rows, maps, strict=True)),
     )  # fmt: skip
+
+
+def _partly_known(traits: Sequence[Direction]) -> tuple[str, ...]:
+    """A sentence on traits that come with mien, of which one layer is known."""
+    some = [t.card for t in traits if not t.vector.norm(dim=1).all()]
+    if not some:
+        return ()
+    named = ", ".join(f"{card.name} (layer {card.recommended_layer})" for card in some)
+    return (
+        f"Of these traits, which come with mien, one layer is known, and they are drawn at the layers near it: "
+        f"{named}. Away from that layer take them as approximate; mien extract makes a trait's whole vector.",
+    )
 
 
 def _not_played(roles: RoleSet, cast: Cast, played: Sequence[int]) -> tuple[NotPlayed, ...]:
@@ -134,4 +148,6 @@ def _rounded(value: object) -> object:
         return {k: _rounded(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [_rounded(v) for v in value]
-    return round(value, 5) if isinstance(value, float) and np.isfinite(value) else value
+    if isinstance(value, float):
+        return round(value, 5) if np.isfinite(value) else None
+    return value

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +54,30 @@ def set_baseline(
         InputError: gauges of another reader, or too little traffic.
         FormatError: a file in which nothing can be recognised.
     """
+    traffic = read_quiet(gauges, model, paths, columns=columns, format=format, progress=progress)
+    return with_baselines(gauges, traffic, turn_rate, conversation_rate)
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """Quiet traffic, read."""
+
+    quiet: tuple[Quiet, ...]
+    """By gauge."""
+    source: str
+    """What it was."""
+
+
+def read_quiet(
+    gauges: GaugeSet, model: Model, paths: Sequence[str | Path] | None = None, *, columns: Columns | None = None,
+    format: str | None = None, progress: Progress | None = None,
+) -> Traffic:  # fmt: skip
+    """Files of logs on every gauge, or the bundled conversations if there are none: see `set_baseline`.
+
+    Raises:
+        InputError: gauges of another reader, or no answers.
+        FormatError: a file in which nothing can be recognised.
+    """
     show = progress or Silent()
     which = panel(gauges, model)
     if paths is None:
@@ -64,13 +88,23 @@ def set_baseline(
     if not read:
         raise InputError("There are no conversations with answers in what was given as quiet traffic.")
     textures = tuple(t for _, t in read)
-    traffic = [Quiet(tuple(p[:, g].astype(np.float64) for p, _ in read), textures) for g in range(len(gauges.gauges))]
+    found = [Quiet(tuple(p[:, g].astype(np.float64) for p, _ in read), textures) for g in range(len(gauges.gauges))]
+    return Traffic(tuple(found), source)
+
+
+def with_baselines(
+    gauges: GaugeSet, traffic: Traffic, turn_rate: float = TURN_RATE, conversation_rate: float = CONVERSATION_RATE
+) -> GaugeSet:
+    """The gauges with baselines from traffic that was read on them, in their order: see `set_baseline`.
+
+    Raises:
+        InputError: too little traffic.
+    """
     sides = [gauge.sign for gauge in gauges.gauges]
+    bases = fit_baselines(traffic.quiet, sides, traffic.source, turn_rate, conversation_rate)
     found = [
         replace(gauge, baseline=base, probability=_moved(gauge, base.expected.mean, base.std))
-        for gauge, base in zip(
-            gauges.gauges, fit_baselines(traffic, sides, source, turn_rate, conversation_rate), strict=True
-        )
+        for gauge, base in zip(gauges.gauges, bases, strict=True)
     ]
     return replace(gauges, gauges=tuple(found))
 
@@ -101,10 +135,10 @@ def _measured(model: Model, which: Panel, records: Iterable[LoggedConversation |
         for record in chunk.records:
             if isinstance(record, Broken):
                 skipped.add(record)
-            elif any(m.role == "assistant" for m in record.messages):
+            elif record.unanswered is None:
                 good.append(record)
             else:
-                skipped.add(Broken(record.source, record.line, "it has no message of an assistant"))
+                skipped.add(Broken(record.source, record.line, record.unanswered))
         for one in measure(model, which, good) if good else ():
             found.append((one.projection, textures_of(one.conversation.messages, one.answers)))
         show.advance(len(found), sum(len(m.content) for c in good for m in c.messages) // 4)

@@ -2,7 +2,9 @@
 
 The probe learns how strong a label is, not only on which side of the threshold it lies: that tells more of each turn.
 Everything is chosen and tested by cross-validation grouped by conversation; the bag of words and the length of the
-answer, cross-validated on the same folds, are what it must beat. This file does not know how a conversation is read.
+answer, cross-validated on the same folds, are what it must beat. The card's AUC is of what a scan shows: each fold's
+probe is read on quiet traffic as the gauge itself is, texture is taken out, and what is left counts in sigma. This file
+does not know how a conversation is read.
 """
 
 from __future__ import annotations
@@ -17,8 +19,8 @@ from numpy.typing import NDArray
 
 from mien.errors import InputError
 from mien.evidence import auc
-from mien.gauges import Gauge, GaugeSet, Part
-from mien.jobs.baseline import set_baseline
+from mien.gauges import Gauge, GaugeSet, Part, Quiet, fit_standard
+from mien.jobs.baseline import read_quiet, with_baselines
 from mien.logs import Broken, LoggedConversation, Skipped, read_logs
 from mien.models import Model
 from mien.probes import bag_of_words, cross_fitted, fit_probe, grouped_folds, interval
@@ -95,11 +97,23 @@ def fit_gauge(
         show.advance(done)
     best = choose(trials)
     gauge = _gauge(data, best, name or slug(label), label, threshold)
-    reader = GaugeSet(model.info.id, model.info.fingerprint, model.info.d_model, (gauge,))
-    (gauge,) = set_baseline(reader, model, baseline, progress=show).gauges
-    gauge = replace(gauge, probability=_curve(gauge, data, best))
-    gauge = replace(gauge, evidence=_card(data, best, trials, folds, label, threshold, seed))
-    return replace(reader, gauges=(gauge,))
+    apart = _writers_apart(data)
+    left_out = [*folds, *(part for _, part in apart)]
+    probes = [replace(gauge, parts=_parts(data, best, part)) for part in left_out]
+    every = GaugeSet(model.info.id, model.info.fingerprint, model.info.d_model, (gauge, *probes))
+    traffic = read_quiet(every, model, baseline, progress=show)
+    (gauge,) = with_baselines(replace(every, gauges=(gauge,)), replace(traffic, quiet=traffic.quiet[:1])).gauges
+    values = [
+        _left_out_sigma(data, best, probe, quiet, part)
+        for probe, quiet, part in zip(probes, traffic.quiet[1:], left_out, strict=True)
+    ]
+    shown = np.zeros(len(data.positive))
+    for part, found in zip(folds, values, strict=False):
+        shown[part] = found
+    gauge = replace(gauge, probability=_curve(gauge, data, best, shown))
+    card = _card(data, best, shown, folds, label, threshold, seed)
+    card |= {"choice": _choice(len(trials), data), "transfer": _transfer(data, apart, values[len(folds) :])}
+    return replace(every, gauges=(replace(gauge, evidence=card),))
 
 
 @dataclass(frozen=True)
@@ -124,9 +138,17 @@ def choose(trials: Sequence[Trial]) -> Trial:
 
 def _writers_out(data: Labelled) -> list[NDArray[np.int64]]:
     """One fold a model, where there are several with turns of both kinds."""
-    sides = [data.writer == w for w in range(len(data.writers))]
-    good = [s for s in sides if len(set(data.positive[s].tolist())) == len(set(data.positive[~s].tolist())) == 2]
-    return [np.flatnonzero(s) for s in good] if len(good) > 1 else []
+    good = [part for _, part in _writers_apart(data)]
+    return good if len(good) > 1 else []
+
+
+def _writers_apart(data: Labelled) -> list[tuple[str, NDArray[np.int64]]]:
+    """Models whose answers are of both kinds, and the others' too, with those answers."""
+    sides = [(name, data.writer == w) for w, name in enumerate(data.writers)]
+    return [
+        (name, np.flatnonzero(s)) for name, s in sides
+        if len(set(data.positive[s].tolist())) == len(set(data.positive[~s].tolist())) == 2
+    ]  # fmt: skip
 
 
 def trials_of(
@@ -237,64 +259,87 @@ def _check(label: str, known: set[str], positive: list[bool], groups: int, thres
 
 
 def _gauge(data: Labelled, best: Trial, name: str, label: str, threshold: float) -> Gauge:
-    """The chosen probe, fitted on everything: one vector a layer, their sum being the mean of standardised values."""
+    """The chosen probe, fitted on everything."""
+    description = f"how much an answer is like those labelled {label!r} at {threshold:g} or more"
+    return Gauge(name, description, "high", _parts(data, best, np.zeros(0, np.int64)), kind="fitted")
+
+
+def _parts(data: Labelled, best: Trial, left_out: NDArray[np.int64]) -> tuple[Part, ...]:
+    """The chosen probe, fitted without some answers: one vector a layer, their sum being the mean of standardised
+    values.
+    """
+    rest = np.setdiff1d(np.arange(len(data.target)), left_out)
     parts = []
     for k in best.layers:
-        weights = fit_probe(data.means[:, k], data.target, best.penalty)
-        size = float((data.means[:, k] @ weights).std()) * len(best.layers)
+        weights = fit_probe(data.means[rest, k], data.target[rest], best.penalty)
+        size = max(float((data.means[rest, k] @ weights).std()), 1e-12) * len(best.layers)
         parts.append(Part(data.layers[k], (weights / size).astype(np.float32)))
-    description = f"how much an answer is like those labelled {label!r} at {threshold:g} or more"
-    return Gauge(name, description, "high", tuple(parts), kind="fitted")
+    return tuple(parts)
 
 
-def _curve(gauge: Gauge, data: Labelled, best: Trial) -> tuple[float, float]:
+def _projected(data: Labelled, best: Trial, gauge: Gauge) -> Floats:
+    """`[n]` raw."""
+    places = zip(best.layers, gauge.parts, strict=True)
+    return np.asarray(sum(data.means[:, k].astype(np.float64) @ part.vector for k, part in places))
+
+
+def _left_out_sigma(data: Labelled, best: Trial, probe: Gauge, quiet: Quiet, left_out: NDArray[np.int64]) -> Floats:
+    """The answers left out, in sigma of quiet traffic with texture taken out, as a scan would show them by a probe that
+    saw nothing of them; then in deviations of what that probe was fitted to, which makes folds comparable: their probes
+    lie differently far from quiet traffic, and a gauge is one probe.
+    """
+    sigma = fit_standard(quiet).sigma(_projected(data, best, probe), data.textures)
+    rest = np.setdiff1d(np.arange(len(sigma)), left_out)
+    return np.asarray((sigma[left_out] - sigma[rest].mean()) / max(float(sigma[rest].std()), 1e-12))
+
+
+def _curve(gauge: Gauge, data: Labelled, best: Trial, shown: Floats) -> tuple[float, float]:
     """Logistic curve from sigma to the label's probability, from out-of-fold values put on the final gauge's scale."""
     from sklearn.linear_model import LogisticRegression
 
     assert gauge.baseline is not None
-    own = sum(
-        data.means[:, k].astype(np.float64) @ part.vector for k, part in zip(best.layers, gauge.parts, strict=True)
-    )
-    values = (best.values - best.values.mean()) / best.values.std() * np.std(own) + np.mean(own)
-    sigma = gauge.baseline.sigma(values, data.textures)
+    own = gauge.baseline.sigma(_projected(data, best, gauge), data.textures)
+    sigma = (shown - shown.mean()) / shown.std() * own.std() + own.mean()
     fit = LogisticRegression(C=1e6).fit(sigma[:, None], data.positive)
     return float(fit.coef_[0, 0]), float(fit.intercept_[0])
 
 
 def _card(
-    data: Labelled, best: Trial, trials: Sequence[Trial], folds: Sequence[np.ndarray], label: str, threshold: float,
-    seed: int,
-) -> dict[str, Any]:  # fmt: skip
+    data: Labelled, best: Trial, shown: Floats, folds: Sequence[np.ndarray], label: str, threshold: float, seed: int
+) -> dict[str, Any]:
+    """What is known of the gauge. `auc` and its interval are of `shown`, sigma on conversations left out; `auc_probe`
+    is of the probe's own values there, before texture is taken out.
+    """
     words = bag_of_words(data.texts, data.target, folds)
     length = np.array([float(len(t)) for t in data.texts])
-    low, high = interval(best.values, data.positive, data.group, seed)
+    low, high = interval(shown, data.positive, data.group, seed)
     return {
         "label": label, "threshold": threshold, "turns": len(data.positive), "positive": int(data.positive.sum()),
         "conversations": len(set(data.group.tolist())), "models": list(data.writers),
         "layers": [data.layers[k] for k in best.layers], "penalty": best.penalty,
-        "auc": round(best.auc, 4), "auc_low": round(low, 4), "auc_high": round(high, 4),
+        "auc": round(auc(shown, data.positive), 4), "auc_low": round(low, 4), "auc_high": round(high, 4),
+        "auc_probe": round(best.auc, 4),
         "auc_words": round(auc(words, data.positive), 4), "auc_length": round(auc(length, data.positive), 4),
-        "choice": f"one of {len(trials)} choices of layers and penalty, chosen by AUC on "
-                  f"{'models' if len(data.writers) > 1 else 'conversations'} left out, which flatters a little",
-        "transfer": _transfer(data, best),
     }  # fmt: skip
 
 
-def _transfer(data: Labelled, best: Trial) -> list[dict[str, Any]]:
-    """Fitted without one model's answers, tested on them; beside it the bag of words on the same split."""
+def _choice(trials: int, data: Labelled) -> str:
+    return (
+        f"one of {trials} choices of layers and penalty, chosen by the probe's AUC on "
+        f"{'models' if len(data.writers) > 1 else 'conversations'} left out, which flatters a little"
+    )
+
+
+def _transfer(
+    data: Labelled, apart: Sequence[tuple[str, NDArray[np.int64]]], values: Sequence[Floats]
+) -> list[dict[str, Any]]:
+    """Fitted without one model's answers, tested on them in sigma; beside it the bag of words on the same split."""
     rows = []
-    for w, writer in enumerate(data.writers):
-        out = data.writer == w
-        both = [set(data.positive[side].tolist()) == {True, False} for side in (out, ~out)]
-        if len(data.writers) < 2 or not all(both):
-            continue
-        found = [
-            data.means[out, k] @ fit_probe(data.means[~out, k], data.target[~out], best.penalty) for k in best.layers
-        ]
-        values = np.mean([f / f.std() for f in found], axis=0)
-        words = bag_of_words(data.texts, data.target, [np.flatnonzero(out)])[out]
+    for (writer, out), found in zip(apart, values, strict=True):
+        positive = data.positive[out]
+        words = bag_of_words(data.texts, data.target, [out])[out]
         rows.append(
-            {"left_out": writer, "turns": int(out.sum()), "positive": int(data.positive[out].sum()),
-             "auc": round(auc(values, data.positive[out]), 4), "auc_words": round(auc(words, data.positive[out]), 4)}
+            {"left_out": writer, "turns": len(out), "positive": int(positive.sum()),
+             "auc": round(auc(found, positive), 4), "auc_words": round(auc(words, positive), 4)}
         )  # fmt: skip
     return rows

@@ -43,6 +43,7 @@ class Found:
     model: str | None = None
     time: str | None = None
     turn_labels: tuple[tuple[int, Mapping[str, float]], ...] = ()
+    stranger: str | None = None
 
     def told(self, id: str | None, model: str | None, time: str | None) -> Found:
         """The same, where what is given outdoes what the record says of itself."""

@@ -87,8 +87,8 @@ def _part(part: object) -> str:
     return text if isinstance(text, str) else ""
 
 
-def gather(values: Iterable[object]) -> tuple[tuple[Message, ...], tuple[int, ...]]:
-    """Messages of a record's list, and the index of each in it.
+def gather(values: Iterable[object]) -> tuple[tuple[Message, ...], tuple[int, ...], str | None]:
+    """Messages of a record's list, the index of each in it, and the first speaker that is not known, if any.
 
     Raises:
         Unreadable: there is none, or none by a known speaker that says anything.
@@ -113,4 +113,4 @@ def gather(values: Iterable[object]) -> tuple[tuple[Message, ...], tuple[int, ..
         raise Unreadable(f"none of its messages is by a system, user or assistant{by}")
     if not kept:
         raise Unreadable("its messages have no text")
-    return tuple(message for _, message in kept), tuple(index for index, _ in kept)
+    return tuple(message for _, message in kept), tuple(index for index, _ in kept), stranger

@@ -69,6 +69,7 @@ def _read(source: Source, columns: Columns | None, format: str | None) -> Iterat
                 source=source.name,
                 line=line,
                 turn_labels=found.turn_labels,
+                stranger=found.stranger,
             )
         if not last:
             yield Broken(source.name, 1, "there is no conversation in it")

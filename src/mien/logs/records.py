@@ -30,6 +30,17 @@ class LoggedConversation:
     """Where it begins, from 1: a line in JSONL, CSV and plain text, an ordinal in the other formats."""
     turn_labels: tuple[tuple[int, Mapping[str, float]], ...] = ()
     """Labels that came with the record: `(index in the record's own list, {label: intensity})`."""
+    stranger: str | None = None
+    """The first speaker in the record that is none of system, user and assistant, as the record has it; those messages
+    are left out."""
+
+    @property
+    def unanswered(self) -> str | None:
+        """Why there is nothing by an assistant to read, in a short phrase; None where there is something."""
+        if any(message.role == "assistant" for message in self.messages):
+            return None
+        by = f"; there is one by {self.stranger[:40]!r}" if self.stranger is not None else ""
+        return f"it has no message of an assistant{by}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,7 +58,7 @@ def found_in(value: object, defaults: Defaults = Defaults()) -> Found:  # noqa: 
     if not isinstance(value, dict):
         raise Unreadable("it is not a JSON object")
     listed = branch(value) if is_chatgpt(value) else _listed(value)
-    messages, indices = gather(listed)
+    messages, indices, stranger = gather(listed)
     said = [message for message in listed if isinstance(message, dict)]
     request, response = _body(value, "request"), _body(value, "response")
     return Found(
@@ -71,6 +71,7 @@ def found_in(value: object, defaults: Defaults = Defaults()) -> Found:  # noqa: 
         or _writer(said),
         time=_first(first_time(place) for place in (value, request, response, *said[:1])) or defaults.time,
         turn_labels=labels_of(value),
+        stranger=stranger,
     )
 
 

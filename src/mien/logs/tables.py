@@ -230,7 +230,7 @@ class _Group:
         if self._size > MAX_RECORD:
             return TOO_LONG
         try:
-            messages, indices = gather(self.values)
+            messages, indices, stranger = gather(self.values)
         except Unreadable as error:
             return str(error)
-        return Found(messages, indices, self.id, self._model, self._time)
+        return Found(messages, indices, self.id, self._model, self._time, stranger=stranger)

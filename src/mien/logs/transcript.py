@@ -52,7 +52,7 @@ class _Talk:
             return self._problem
         try:
             said = ({"role": role, "content": "\n".join(said).strip()} for role, said in self.turns)
-            messages, indices = gather(said)
+            messages, indices, _ = gather(said)
         except Unreadable as error:
             return str(error)
         return Found(messages, indices)

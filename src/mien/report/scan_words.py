@@ -190,6 +190,15 @@ def listed(report: ScanReport) -> str:
     )
 
 
+def covered(report: ScanReport) -> str:
+    """What the list and its filters leave out, where they do."""
+    return (
+        f"The list and its filters cover the worst {count(len(report.conversations), 'conversation')} only. "
+        f"{count(report.left_out, 'conversation')} more {'is' if report.left_out == 1 else 'are'} counted above and "
+        "cannot be found here: turns.parquet has every one."
+    )
+
+
 def times(report: ScanReport, line: Timeline) -> str:
     """What the chart over time is made of."""
     total = len(report.conversations) + report.left_out

@@ -125,6 +125,7 @@ def _gauge_summary(gauge: Gauge, i: int, totals: Totals) -> dict[str, Any]:
             "drifted_expected": round(base.conversation_rate * totals.conversations, 2),
             "reached_on_quiet_traffic": {"turn": round(base.turn_rate, 5),
                                          "conversation": round(base.conversation_rate, 5)},
+            "warning": base.warning,
         }  # fmt: skip
     return found
 
@@ -197,10 +198,11 @@ def _gauge_line(gauge: Gauge, i: int, totals: Totals) -> GaugeLine:
         return GaugeLine(gauge.name, gauge.description, gauge.side, gauge.layer, float("nan"), (0, 0), (0, 0), 0, 0,
                          "it has no baseline, so it raises no alarms")  # fmt: skip
     strong = [f"{name} ({value:+.1f} sigma)" for name, value in base.effects.items() if abs(value) >= 0.5]
-    note = f"Taken out before sigma is counted: {', '.join(strong)}." if strong else ""
+    notes = [f"Taken out before sigma is counted: {', '.join(strong)}."] if strong else []
+    notes += [base.warning] if base.warning else []
     return GaugeLine(
         gauge.name, gauge.description, gauge.side, gauge.layer, base.limits.turn, (base.turn_hits, base.n_turns),
-        (base.conversation_hits, base.n_conversations), totals.alarms[i], totals.left[i], note,
+        (base.conversation_hits, base.n_conversations), totals.alarms[i], totals.left[i], " ".join(notes),
     )  # fmt: skip
 
 

@@ -32,7 +32,7 @@ class Done:
 
 def work(model: Model, which: Panel, chunk: Chunk) -> Done:
     """Read one chunk. A conversation that the reader cannot take is counted as broken, with the reason."""
-    good = [c for c in chunk.conversations if any(m.role == "assistant" for m in c.messages)]
+    good = [c for c in chunk.conversations if c.unanswered is None]
     results = _measured(model, which, good)
     measured = [m for m in results if isinstance(m, Measured)]
     rows, lines = empty_rows(), []
@@ -42,10 +42,7 @@ def work(model: Model, which: Panel, chunk: Chunk) -> Done:
         lines.append({**line_of(which, one), "detail": details.get(i)})
     lines += [_skipped(r) for r in chunk.records if isinstance(r, Broken)]
     lines += [_skipped(m) for m in results if isinstance(m, Broken)]
-    lines += [
-        _skipped(Broken(c.source, c.line, "it has no message of an assistant"))
-        for c in chunk.conversations if c not in good
-    ]  # fmt: skip
+    lines += [_skipped(Broken(c.source, c.line, c.unanswered)) for c in chunk.conversations if c.unanswered]
     return Done(chunk, rows, lines, sum(len(m.reading.spanned.ids) for m in measured))
 
 
