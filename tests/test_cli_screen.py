@@ -91,6 +91,14 @@ def test_fail_on_says_it_with_the_exit_code(model: Path, folder: Path, tmp_path:
         assert (done.code, done.out, done.err) == (code, plain.out, ""), limit
 
 
+def test_influence_has_no_shift_to_fail_on(data: Path, model: Path, folder: Path, tmp_path: Path, run: Run) -> None:
+    out = tmp_path / "out"
+    done = run(*words(data, model, folder, out, "--method", "influence", "--fail-on", "shift>1s"))
+    assert (done.code, done.out) == (2, "")
+    assert "does not tell; use another method" in done.err
+    assert not out.exists()
+
+
 def test_the_alarming_side_of_an_axis_is_the_low_one(model: Path, tmp_path: Path, run: Run) -> None:
     made = loud()
     base = Baseline(mean=0.0, std=0.5, quantiles={}, n=10)

@@ -25,21 +25,24 @@ from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
 import tiny
+from mien.auditing.probes import eval_questions
 from mien.card import Baseline
+from mien.chat import ask
 from mien.directions import Direction, save_direction
 from mien.errors import FingerprintError, InputError, RunError
 from mien.evidence import auc
 from mien.gauges import Gauge, Part
-from mien.jobs.screen import Plan, screen
+from mien.jobs.screen import PULLED_AT, Plan, screen
 from mien.logs import LoggedConversation, read_logs
 from mien.models import Model, load
-from mien.records import Sampling
+from mien.records import Message, Sampling
 from mien.screening import answers as answer_file
 from mien.screening import estimates
 from mien.screening.clusters import cluster, typical_words
 from mien.screening.estimates import Raw, centre_of, difference
 from mien.screening.keep import Cut, cut_of, kept_places
 from mien.screening.limits import Limit, limits_of
+from mien.screening.pulled import pulls_of, text_of
 from mien.screening.shared import SharedAnswers, writer_of
 from mien.screening.watched import TWINS, bank_of, watch_set, watched_direction, watched_gauge
 from random_models import direction_of
@@ -234,6 +237,45 @@ def test_planted_records_rank_first_by_every_method(folder: str, tmp_path: Path)
     said = json.loads((tmp_path / "full" / "summary.json").read_text())["traits"][0]["agreement"]["cached"]
     assert said["rank_correlation"] == pytest.approx(expected, abs=1e-3)
     assert said["low"] <= said["rank_correlation"] <= said["high"]
+
+
+def test_by_influence_planted_records_rank_first_and_nothing_is_read_as_a_shift(folder: str, tmp_path: Path) -> None:
+    """Sigma is what the model's own answers to the sample would do, worked out from the texts themselves."""
+    records, places = planted(60, 6)
+    path, plan = write(tmp_path / "d.jsonl", records), Plan("influence", sample=20, max_tokens=12, temperature=0.0)
+    summary = screen([path], writer(), tmp_path / "out", traits=[folder], plan=plan)
+    rows = sorted(rows_of(tmp_path / "out"), key=lambda row: row["index"])
+    assert auc(np.array([r["difference"] for r in rows]), np.isin(np.arange(60), places)) > 0.9
+    assert {r["method"] for r in rows} == {"influence"}
+    assert all(r["base"] is None for r in rows)
+    (trait,) = summary["traits"]
+    assert trait["random_directions_95"] is None
+    assert set(trait["agreement"]) == {"influence"}
+    assert trait["agreement"]["influence"]["off_by"] is None
+    assert trait["agreement"]["influence"]["rank_correlation"] > 0.5
+    (watched,) = watch_set(writer(), [folder]).watched
+    pulls = pulls_of(writer(), [watched], [ask(q) for q in eval_questions(PULLED_AT)], plan.max_tokens)
+    sample = [read for i, read in enumerate(read_logs([path])) if i in estimates.chosen_of(60, 20, 0)]
+    talks = [one.messages for one in sample if isinstance(one, LoggedConversation)]
+    own = [(*talk[:1], Message("assistant", greedy(talk[0].content))) for talk in talks]
+    texts = [text_of(writer(), talk, [1], plan.read_tokens) for talk in own]
+    spread = pulls.of([text for text in texts if text is not None])[:, 0].std(ddof=1)
+    assert rows[0]["sigma"] == pytest.approx(rows[0]["difference"] / spread, rel=1e-3)
+    again = (tmp_path / "out" / "samples.parquet").read_bytes()
+    assert screen([path], writer(), tmp_path / "out", traits=[folder], plan=plan) == summary
+    assert (tmp_path / "out" / "samples.parquet").read_bytes() == again
+
+
+def test_what_pulls_ends_where_the_answer_is_cut(folder: str) -> None:
+    talk = (Message("user", "What is tea?"), Message("assistant", "a hot drink made of leaves"))
+    whole, cut = text_of(writer(), talk, [1], None), text_of(writer(), talk, [1], 2)
+    assert whole is not None
+    assert cut is not None
+    ((start, end),) = whole.spans
+    assert cut.spans == ((start, start + 2),)
+    assert cut.ids == whole.ids[: start + 2]
+    assert end > start + 2
+    assert text_of(writer(), (talk[0], Message("assistant", "")), [1], None) is None
 
 
 def test_a_quiet_data_set_is_within_what_random_directions_show(folder: str, tmp_path: Path) -> None:

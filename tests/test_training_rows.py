@@ -140,11 +140,12 @@ def test_data_without_answers_is_refused(tmp_path: Path) -> None:
         read_data([path])
 
 
-def screen(folder: Path, places: list[int], values: list[float]) -> Path:
+def screen(folder: Path, places: list[int], values: list[float], method: str = "full") -> Path:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     columns = {"index": places, "trait": ["evil"] * len(places), "difference": values, "sigma": values}
+    columns["method"] = [method] * len(places)
     pq.write_table(pa.table(columns), folder / "samples.parquet")
     return folder
 
@@ -153,6 +154,8 @@ def test_a_screening_is_put_beside_the_samples(tmp_path: Path) -> None:
     data = read_data([data_file(tmp_path)])
     found = read_screen(screen(tmp_path, [7, 0, 2], [3.0, 1.0, 2.0]), data, MODEL_INFO)
     np.testing.assert_array_equal(found.difference["evil"], [1.0, 2.0, np.nan, np.nan, np.nan, 3.0])
+    assert not found.pulls
+    assert read_screen(screen(tmp_path, [0], [1.0], "influence"), data, MODEL_INFO).pulls
 
 
 def test_a_screening_of_other_data_is_refused(tmp_path: Path) -> None:

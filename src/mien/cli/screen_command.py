@@ -21,7 +21,12 @@ LIMIT_PASSED = 1
               help="Directions kept here, folders of them, or bundled gauges.")  # fmt: skip
 @model_options
 @click.option("--out", default="screen", show_default=True, type=click.Path(path_type=Path), help="Folder of results.")
-@click.option("--method", default="full", show_default=True, help="full, or the cheaper prompt, cached or answers.")
+@click.option(
+    "--method",
+    default="full",
+    show_default=True,
+    help="full, or the cheaper prompt, cached or answers; influence: what a step of training does.",
+)
 @click.option("--sample", default=200, show_default=True, type=click.IntRange(1, 100_000),
               help="Records on which the cheaper methods are compared with the full one.")  # fmt: skip
 @click.option("--max-tokens", default=64, show_default=True, type=click.IntRange(1), help="Longest own answer.")
@@ -67,6 +72,8 @@ def command(
     table = columns_of(columns)
     plan = Plan(method, sample, max_tokens, read, temperature, seed)
     check_plan(plan, files)
+    if limits and method == "influence":
+        raise InputError("--fail-on goes by the shift, which the method influence does not tell; use another method.")
     loaded = load_model(model, adapter, device, dtype, quiet)
     names = None if traits.strip() == "all" else traits.split(",")
     if limits:

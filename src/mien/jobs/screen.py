@@ -9,10 +9,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from mien.auditing.probes import eval_questions
+from mien.chat import ask
 from mien.engines.hf import HfEngine
 from mien.errors import InputError
 from mien.jobs.extract import check_draws, versions
@@ -23,9 +25,10 @@ from mien.records import Sampling
 from mien.report.screen_page import write_screen_page
 from mien.scanning.chunks import Chunk, ChunkFolder, chunked
 from mien.screening.answers import AnswerBook
-from mien.screening.estimates import METHODS, Raw, chosen_of, joined
+from mien.screening.estimates import INFLUENCE, METHODS, Raw, chosen_of, joined
 from mien.screening.keep import Cut, kept_places, write_kept
 from mien.screening.measure import NO_ANSWER, Bench, answers_of, measure
+from mien.screening.pulled import pulls_of
 from mien.screening.rows import Block, SampleTable, blocks, line_of, twins_of
 from mien.screening.sample import taken
 from mien.screening.shared import shared_answers
@@ -35,13 +38,17 @@ from mien.screening.watched import WatchSet, bank_of, watch_set
 from mien.screening.worst import Worst, look_at_worst
 from mien.store import RunFolder, canonical, write_atomic
 
+PULLED_AT = 30
+"""Questions of the library whose answers a training step is measured on."""
+
 
 @dataclass(frozen=True)
 class Plan:
     """How a data set is screened."""
 
     method: str = "full"
-    """`full`; or, without writing an answer to every prompt, `prompt`, `cached` or `answers` (see `estimates`)."""
+    """`full`; or, without writing an answer to every prompt, `prompt`, `cached` or `answers` (see `estimates`); or
+    `influence`: what a training step on the record would do to the model's own answers elsewhere."""
     sample: int = 200
     """Records on which cheaper estimates are compared with the full difference."""
     max_tokens: int = 64
@@ -99,12 +106,15 @@ def screen(
             plan.read_tokens,
         )  # fmt: skip
         chosen = chosen_of(total, plan.sample, plan.seed)
-        folder, count = _measure_all(run, bench, records(), plan.method == "full", total, show)
+        pulling = _pulling(bench, which, plan, show)
+        folder, count = _measure_all(run, pulling, records(), plan.method == "full", total, show)
         if plan.method == "full":
             totals = _begin(which, plan, folder, count, set(chosen))
         else:
-            apart, parts = _measure_sample(run, bench, list(taken(records(), chosen).values()), show)
-            totals = _begin(which, plan, apart, parts, None)
+            sample = list(taken(records(), chosen).values())
+            apart, parts = _measure_sample(run, "sample", bench, sample, show)
+            pulled = None if pulling is bench else _measure_sample(run, "pulled", pulling, sample, show)
+            totals = _begin(which, plan, apart, parts, None, pulled)
         with SampleTable(out / "samples.parquet", {one.name: one.sign for one in which.watched}) as table:
             count_up(totals, blocks(folder, count), plan.method, plan.seed, table)
             if not totals.samples:
@@ -114,6 +124,15 @@ def screen(
         settings = {**asdict(plan), "sample": len(chosen)}
         told = Told(title or _title(paths), model.info, plan.method, made, which.notes, kept, settings)
         return _write(out, totals, worst, told)
+
+
+def _pulling(bench: Bench, which: WatchSet, plan: Plan, show: Progress) -> Bench:
+    """What measures pulls, where the method asks for them; else the same."""
+    if plan.method != INFLUENCE:
+        return bench
+    show.begin("what training would move", PULLED_AT)
+    questions = [ask(question) for question in eval_questions(PULLED_AT)]
+    return replace(bench, pulls=pulls_of(bench.model, which.watched, questions, plan.max_tokens))
 
 
 def _usable(records: Iterator[LoggedConversation | Broken]) -> int:
@@ -158,8 +177,8 @@ def _write(out: Path, totals: Totals, worst: list[Worst], told: Told) -> dict[st
 def check_plan(plan: Plan, paths: Sequence[str | Path]) -> None:
     """Raises: InputError: an unknown method, a number below one, or data that can be read only once."""
     check_draws(plan.seed, plan.temperature)
-    if plan.method not in METHODS:
-        raise InputError(f"There is no method {plan.method!r}: choose one of {', '.join(METHODS)}.")
+    if plan.method not in (*METHODS, INFLUENCE):
+        raise InputError(f"There is no method {plan.method!r}: choose one of {', '.join((*METHODS, INFLUENCE))}.")
     if plan.sample < 1 or plan.max_tokens < 1 or (plan.read_tokens is not None and plan.read_tokens < 1):
         raise InputError("The sample and the numbers of tokens have to be at least 1.")
     if any(str(path) == "-" for path in paths):
@@ -191,10 +210,10 @@ def _measure_all(
 
 
 def _measure_sample(
-    run: RunFolder, bench: Bench, records: Sequence[LoggedConversation], show: Progress
+    run: RunFolder, name: str, bench: Bench, records: Sequence[LoggedConversation], show: Progress
 ) -> tuple[ChunkFolder, int]:
     """A sample of the records, with the model's own answers."""
-    work = run.work / "sample"
+    work = run.work / name
     work.mkdir(exist_ok=True)
     folder, count, done = ChunkFolder(work, tables=False), 0, 0
     show.begin("comparing with the full difference on a sample", len(records))
@@ -212,9 +231,15 @@ def _measure(folder: ChunkFolder, bench: Bench, chunk: Chunk, with_base: bool) -
     return measured.tokens + measured.written
 
 
-def _begin(which: WatchSet, plan: Plan, folder: ChunkFolder, count: int, places: set[int] | None) -> Totals:
-    """Totals with what a sample of records says: those at some places of a folder, or all that it has."""
+def _begin(
+    which: WatchSet, plan: Plan, folder: ChunkFolder, count: int, places: set[int] | None,
+    pulled: tuple[ChunkFolder, int] | None = None,
+) -> Totals:  # fmt: skip
+    """Totals with what a sample of records says: those at some places of a folder, or all that it has; `pulled` has the
+    same records by their pulls."""
     sample = _sample_rows(blocks(folder, count), places, len(which.watched))
+    if pulled is not None:
+        return begin_totals(which.watched, sample, plan.seed, _sample_rows(blocks(*pulled), None, len(which.watched)))
     totals = begin_totals(which.watched, sample, plan.seed)
     twins_from(totals, (block.head for block in blocks(folder, count)))
     return totals
@@ -250,6 +275,7 @@ def _manifest(plan: Plan, which: WatchSet, model: Model) -> dict[str, object]:
         "base": plan.method == "full", "max_tokens": plan.max_tokens, "read_tokens": plan.read_tokens,
         "temperature": plan.temperature, "seed": plan.seed, "names": [w.name for w in which.watched],
         "traits": hashlib.sha256(repr(parts).encode()).hexdigest()[:16], "versions": versions(),
+        **({"pulls": PULLED_AT} if plan.method == INFLUENCE else {}),
     }  # fmt: skip
 
 

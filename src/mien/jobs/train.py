@@ -240,7 +240,7 @@ def _strengths(
     if settings.coef is not None:
         return [Strength(settings.coef, None, None, None, 0) for _ in targets], "given"
     own_layer = all(target.deepest == target.direction.card.recommended_layer for target in targets)
-    if screened is not None and own_layer:
+    if screened is not None and not screened.pulls and own_layer:
         columns = [screened.difference.get(target.direction.card.name) for target in targets]
         if all(column is not None for column in columns):
             chosen = np.stack([column[list(kept)] for column in columns if column is not None], axis=1)

@@ -19,6 +19,7 @@ METHODS = {
     "prompt": "own answers guessed from the last token of each prompt",
     "cached": "one mean of own answers, of a sample, for all records",
     "answers": "the mean of the reader's baseline for all records",
+    "influence": "what a step of training on each record would do to the model's answers to other questions",
 }
 
 
@@ -66,6 +67,12 @@ def meaning(report: ScreenReport) -> str:
     """What the headline says and does not say."""
     if not report.n_samples:
         return "Read below why each record was left out."
+    if report.method == "influence":
+        return (
+            "A step of training on a record moves the model's answers to other questions, too. Sigma is the spread of "
+            "what its own answers would do, which is nothing on average. This ranks records; how far training goes it "
+            "does not say."
+        )
     return (
         "Sigma is the spread of the model's ordinary answers. A shift is how far the model's answers would move if it "
         "learnt to answer as the data does; training reaches a part of it, mostly in this order."

@@ -7,7 +7,8 @@ to the same x. What y' projects to can be guessed without writing it:
     cached     the mean of that sample's y', the same for every record
     answers    the mean of the reader's own baseline, the same for every record
 
-The last two rank records alike; they differ in where zero lies. Shapes: n records, g watched.
+The last two rank records alike; they differ in where zero lies. Influence is something else, a training step's effect,
+and is its own difference. Shapes: n records, g watched.
 This file does not know models or files.
 """
 
@@ -15,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,9 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 METHODS = ("full", "prompt", "cached", "answers")
+"""Of projection differences."""
+INFLUENCE = "influence"
+"""The method whose values are pulls, not projections."""
 _FEW = 8
 """Records below which nothing is fitted or compared."""
 _PARTS = 5
@@ -105,6 +109,7 @@ def difference(method: str, raw: Raw, centre: Centre) -> Floats:
         "prompt": centre.slope * raw.prompt + centre.intercept,
         "cached": np.full_like(raw.answer, centre.shared),
         "answers": np.full_like(raw.answer, centre.baseline),
+        INFLUENCE: np.zeros_like(raw.answer),
     }[method]
     found: Floats = raw.answer - guess
     return found
@@ -135,6 +140,14 @@ def agreements(sample: Raw, centre: Centre, seed: int) -> list[Agreement]:
         values = _held_out(there, rng) if method == "prompt" else difference(method, there, centre)
         found.append(_agreement(method, values, full, centre.sigma, rng))
     return found
+
+
+def influence_agreement(pulls: Raw, sample: Raw, centre: Centre, seed: int) -> Agreement:
+    """Pulls beside full projection differences of the same records, which are in other units: ranks alone."""
+    there = np.isfinite(sample.base)
+    rng = np.random.default_rng(seed)
+    found = _agreement(INFLUENCE, pulls.answer[there], (sample.answer - sample.base)[there], centre.sigma, rng)
+    return replace(found, off_by=None)
 
 
 def _held_out(there: Raw, rng: np.random.Generator) -> Floats:

@@ -14,12 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mien.engines.hf import HfEngine
+from mien.engines.hf_pulls import Pulls
 from mien.engines.hf_turns import TurnReading, read_turns
 from mien.errors import InputError
 from mien.logs import Broken, LoggedConversation
 from mien.models import Model
 from mien.records import Conversation, Sampling
 from mien.screening.answers import AnswerBook, answered, prompt_key, write_answers
+from mien.screening.pulled import summed, text_of
 from mien.screening.watched import TWINS, Bank
 
 _TOGETHER = 24
@@ -27,6 +29,7 @@ _TOGETHER = 24
 
 NO_ANSWER = "it has no answer to a user's message"
 """Why a conversation is left out."""
+_EMPTY = "its answers have no tokens"
 
 Floats = NDArray[np.float64]
 
@@ -43,6 +46,8 @@ class Bench:
     seed: int
     read_tokens: int | None
     """Read so many tokens of an answer, from its start; None: all."""
+    pulls: Pulls | None = None
+    """What a step of training on a record does to answers of the model, which is measured instead if this is given."""
 
     @property
     def model(self) -> Model:
@@ -117,6 +122,10 @@ def measure(bench: Bench, records: Sequence[LoggedConversation | Broken], with_b
     if with_base:
         written = _write(bench, {i: r for i, r in good.items() if i not in broken}, turns, broken, part)
     left = [i for i in good if i not in broken]
+    found: dict[int, Numbers | Broken] = dict(broken)
+    if bench.pulls is not None:
+        pulled, tokens = _pulled(bench, bench.pulls, {i: good[i] for i in left}, turns)
+        return Measured([(found | pulled)[i] for i in range(len(records))], tokens, written)
     own = [(i, turn) for i in left for turn in turns[i] if turn.own]
     others = [answered(good[i].messages, turn.place, turn.own or "") for i, turn in own]
     readings = _read(bench, [*(good[i].messages for i in left), *others])
@@ -124,12 +133,10 @@ def measure(bench: Bench, records: Sequence[LoggedConversation | Broken], with_b
     for (_, turn), reading in zip(own, readings[len(left) :], strict=True):
         turn.read = reading
     tokens = sum(len(r.spanned.ids) for r in readings if r is not None)
-    found: dict[int, Numbers | Broken] = dict(broken)
     for i, reading in zip(left, whole, strict=True):
         record = good[i]
         numbers = None if reading is None else _numbers(bench, turns[i], reading)
-        why = f"{bench.model.info.id}'s chat template refuses it" if reading is None else "its answers have no tokens"
-        found[i] = numbers or Broken(record.source, record.line, why)
+        found[i] = numbers or Broken(record.source, record.line, _refused(bench) if reading is None else _EMPTY)
     return Measured([found[i] for i in range(len(records))], tokens, written)
 
 
@@ -147,7 +154,7 @@ def _write(
             try:
                 ids = bench.model.chat.prompt_ids(before)
             except InputError:
-                broken[i] = Broken(record.source, record.line, f"{bench.model.info.id}'s chat template refuses it")
+                broken[i] = Broken(record.source, record.line, _refused(bench))
                 break
             if room is not None and len(ids) + bench.sampling.max_tokens > room:
                 broken[i] = Broken(
@@ -161,6 +168,37 @@ def _write(
         for turn in turns[i] if i not in broken else ():
             turn.own = texts[keys[i, turn.place]].strip() or None
     return tokens
+
+
+def _refused(bench: Bench) -> str:
+    return f"{bench.model.info.id}'s chat template refuses it"
+
+
+def _pulled(
+    bench: Bench, pulls: Pulls, good: dict[int, LoggedConversation], turns: dict[int, list[_Turn]]
+) -> tuple[dict[int, Numbers | Broken], int]:
+    """Records by their pulls, own answers in their places by theirs; and how many tokens that took."""
+    texts, others = [], []
+    for n, (i, record) in enumerate(good.items()):
+        text = text_of(bench.model, record.messages, [turn.place for turn in turns[i]], bench.read_tokens)
+        texts += [] if text is None else [(n, text)]
+        for turn in turns[i]:
+            if text is not None and turn.own:
+                other = answered(record.messages, turn.place, turn.own)
+                own = text_of(bench.model, other, [turn.place], bench.read_tokens)
+                others += [] if own is None else [(n, own)]
+    values, counts = summed(pulls, texts, len(good))
+    base, _ = summed(pulls, others, len(good))
+    none = np.zeros((pulls.watched, TWINS))
+    found: dict[int, Numbers | Broken] = {}
+    for n, (i, record) in enumerate(good.items()):
+        if counts[n]:
+            found[i] = Numbers(
+                len(turns[i]), int(counts[n]), values[n], np.zeros(pulls.watched), base[n], none, none
+            )  # fmt: skip
+        else:
+            found[i] = Broken(record.source, record.line, _EMPTY)
+    return found, sum(len(text.ids) for _, text in [*texts, *others])
 
 
 def _read(bench: Bench, conversations: Sequence[Conversation]) -> list[TurnReading | None]:

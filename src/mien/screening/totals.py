@@ -14,7 +14,16 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from mien.screening.estimates import Agreement, Centre, Raw, agreements, centre_of, difference, worst_of
+from mien.screening.estimates import (
+    Agreement,
+    Centre,
+    Raw,
+    agreements,
+    centre_of,
+    difference,
+    influence_agreement,
+    worst_of,
+)  # fmt: skip
 from mien.screening.rows import Block, SampleTable
 from mien.screening.watched import Watched
 
@@ -92,16 +101,22 @@ class Totals:
         return np.concatenate(self.scores) if self.scores else np.zeros(0, np.float32)
 
 
-def begin_totals(watched: Sequence[Watched], sample: Sequence[Raw], seed: int) -> Totals:
+def begin_totals(
+    watched: Sequence[Watched], sample: Sequence[Raw], seed: int, pulls: Sequence[Raw] | None = None
+) -> Totals:
     """Centres and agreements, from a sample of records for which the model's own answers were written.
 
     Args:
         sample: one a watched direction.
+        pulls: the same records by how they pull, where that is the method. Sigma then is the spread of the own answers'
+            pulls, around zero, where their mean lies but for chance.
     """
     traits = []
-    for one, raw in zip(watched, sample, strict=True):
-        centre = centre_of(raw, one.mean, one.std, one.baseline)
-        traits.append(TraitTotals(one, centre, agreements(raw, centre, seed)))
+    pulled: Sequence[Raw | None] = pulls or [None] * len(watched)
+    for one, raw, pull in zip(watched, sample, pulled, strict=True):
+        centre = centre_of(raw, one.mean, one.std, one.baseline) if pull is None else centre_of(pull, None, None, "")
+        compared = agreements(raw, centre, seed) if pull is None else [influence_agreement(pull, raw, centre, seed)]
+        traits.append(TraitTotals(one, centre, compared))
     return Totals(traits)
 
 

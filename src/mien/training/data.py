@@ -87,6 +87,8 @@ class Screened:
     """Trait -> `[n]` projection difference of each sample, raw units; NaN where it is not known."""
     sigma: Mapping[str, Floats]
     """The same in sigma."""
+    pulls: bool = False
+    """Whether these are no projection differences but pulls, of the method influence; sigma then is of pulls, too."""
 
 
 def read_screen(folder: str | Path, data: Data, model: ModelInfo) -> Screened:
@@ -102,7 +104,7 @@ def read_screen(folder: str | Path, data: Data, model: ModelInfo) -> Screened:
 
     path = Path(folder) / "samples.parquet"
     try:
-        table = pq.read_table(path, columns=["index", "trait", "difference", "sigma"]).to_pydict()
+        table = pq.read_table(path, columns=["index", "trait", "difference", "sigma", "method"]).to_pydict()
     except FileNotFoundError as error:
         raise FormatError(f"There is no samples.parquet in {folder}; give the folder of a mien screen run.") from error
     except (OSError, pa.ArrowException, KeyError, ValueError) as error:
@@ -118,7 +120,7 @@ def read_screen(folder: str | Path, data: Data, model: ModelInfo) -> Screened:
             column = found[key].setdefault(trait, np.full(len(data.samples), np.nan))
             if index in place and value is not None and math.isfinite(value):
                 column[place[index]] = value
-    return Screened(found["difference"], found["sigma"])
+    return Screened(found["difference"], found["sigma"], "influence" in table["method"])
 
 
 def _screened_records(folder: Path, model: ModelInfo) -> int | None:
