@@ -31,6 +31,7 @@ PAGES = {
     "screen": lambda: render_screen(screen_report()),
     "hostile screen": lambda: render_screen(hostile_screen()),
     "empty screen": lambda: render_screen(empty_screen()),
+    "influence screen": lambda: render_screen(replace(screen_report(), method="influence")),
     "no traits": lambda: render_screen(replace(screen_report(), traits=())),
     "audit": lambda: render_audit(audit_report()),
     "hostile audit": lambda: render_audit(hostile_audit()),
@@ -97,6 +98,17 @@ def test_numbers_of_a_screen_are_the_reports() -> None:
     assert "kept.jsonl has 475 records; 25 records with the largest differences left out." in text
     assert "1 record could not be measured and was left out." in text
     assert "To 3 records the model has no answer of its own; they are not counted." in text
+
+
+def test_a_screen_by_influence_speaks_of_pulls_and_not_of_shifts_or_chance() -> None:
+    text = text_of(render_screen(replace(screen_report(), method="influence")))
+    assert "A step of training on this pulls the model off assistant (−2.0 sigma) and towards evil (+1.8 sigma)" in text
+    assert "It pulls the model away from humorous (−0.9 sigma)." in text
+    assert "how far training goes it does not say" in text
+    assert "clingy +0.10 [−0.10, 0.30] neither" in text or "clingy +0.10 [−0.10, 0.30] towards" in text
+    assert not re.search("random|shift in sigma|off by|Predicted", text)
+    quiet = replace(screen_report(), method="influence", traits=(trait(shift=0.1, twins=float("nan")),))
+    assert screen_words.headline(quiet) == "As a whole this data set pulls the model towards nothing watched"
 
 
 @pytest.mark.parametrize(

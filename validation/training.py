@@ -1,11 +1,12 @@
 """Does fine-tuning move the character as predicted, and does prevention hold it? Written to docs/training.md.
 
-    python validation/training.py [--only ROW] [--quick] [--page] [--base FOLDER]
+    python validation/training.py [--only ROW] [--quick] [--page] [--sections TITLE,TITLE] [--base FOLDER]
 
 Every training and all that is made of it is kept under runs/validation/training as it ends, and a second call takes up
 where the first stopped. Start it twice, with OMP_NUM_THREADS=1, and the two share the work. `--only 1` to `--only 7` do
 what one table needs, `--only cost` times a step of each method and wants a quiet machine; `--page` only writes the
-page. `--quick` tries everything out on less, beside the rest, and leaves docs alone.
+page; with `--sections "Is the shift,Are planted"` only those whose titles begin so, and the others stay as they are.
+`--quick` tries everything out on less, beside the rest, and leaves docs alone.
 """
 
 from __future__ import annotations
@@ -101,6 +102,7 @@ def main() -> None:
     parser.add_argument("--only", default="", choices=["", *"1234567", "cost"])
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--page", action="store_true")
+    parser.add_argument("--sections", help="beginnings of the titles of sections to write, separated by commas")
     parser.add_argument("--base", type=Path, default=REPO / "runs" / "validation" / "training")
     chosen = parser.parse_args()
     size = QUICK if chosen.quick else FULL
@@ -110,7 +112,7 @@ def main() -> None:
     import training_page
 
     out = base / "training.md" if chosen.quick else REPO / "docs" / "training.md"
-    training_page.write(base, size, out)
+    training_page.write(base, size, out, chosen.sections.split(",") if chosen.sections else None)
     print(f"written to {out}")
     if failed:
         sys.exit("\n".join(failed))

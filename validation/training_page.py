@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from training_rows import (
 from mien.gauges.alarms import wilson
 
 GOAL = 0.85
+FORETOLD = ("screen", "influence", "words", "length")
 LIMITS = (0.5, 1.0, 2.0)
 MARGINS = (0.0, 0.25, 0.5)
 NAMES = {
@@ -88,7 +90,7 @@ def agreement_table(kept: Kept) -> str:
 
 def prediction_table(kept: Kept) -> str:
     """What was said before training against the shift after."""
-    if not kept.screened:
+    if not kept.screened or not kept.pulled:
         return table([], [])
     sides = {
         "organisms": kept.organisms(),
@@ -97,26 +99,27 @@ def prediction_table(kept: Kept) -> str:
     rows = []
     for what, keys in sides.items():
         found = predictions(kept, keys)
-        for name in ("screen", "words", "length") if len(found["shift"]) >= 4 else ():
-            x, y = found[name], found["shift"]
+        for name, after in product(FORETOLD, ("shift", "judged")) if len(found["shift"]) >= 4 else ():
+            x, y = found[name], found[after]
             cells = [correlation(x[:, [i]], y[:, [i]]) for i in range(len(TRAITS))]
             pooled = correlation(standard(x), standard(y))
-            goal = verdict(pooled) if name == "screen" else ""
-            rows.append([what, str(len(x)), name, *(c.told(".2f") for c in cells), pooled.told(".2f"), goal])
-    return table(["over", "sets", "foretold by", *TRAITS, "pooled", f"goal: above {GOAL}"], rows)
+            goal = verdict(pooled) if after == "shift" and name in ("screen", "influence") else ""
+            told = [c.told(".2f") for c in (*cells, pooled)]
+            rows.append([what, str(len(x)), name, after, *told, goal])
+    return table(["over", "sets", "foretold by", "what came", *TRAITS, "pooled", f"goal: above {GOAL}"], rows)
 
 
 def planted_table(kept: Kept) -> str:
     """Bad samples among good ones."""
     rows = []
     for trait in TRAITS:
-        if f"{trait}-3" not in kept.screened or trait not in kept.rollouts:
+        if not {f"{trait}-3", f"{trait}-3-correct"} <= kept.pulled.keys() or trait not in kept.rollouts:
             continue
         for share in (0.01, 0.05, 0.2):
             found = planted(kept, trait, share)
             cells = [f"{a.told('.2f')}; {p.told('.0%')}" for a, p in found.values()]
             rows.append([trait, f"{share:.0%}", *cells])
-    return table(["trait", "planted", "screen: AUC; precision", "bag of words", "length"], rows)
+    return table(["trait", "planted", "screen: AUC; precision", "influence", "bag of words", "length"], rows)
 
 
 def _loss(kept: Kept, keys: Sequence[str]) -> float:
@@ -323,12 +326,13 @@ def settings_line(kept: Kept) -> str:
     )
 
 
-def write(base: Path, size: Size, out: Path) -> None:
-    """Put the page together."""
+def write(base: Path, size: Size, out: Path, sections: Sequence[str] | None = None) -> None:
+    """Put the page together; with `sections`, beginnings of titles, the page keeps its others."""
     kept = Kept(base, size)
     if "base" not in kept.rows:
         raise SystemExit("Nothing was measured yet.")
     parts = {
+        "here": "" if sections is None else _here(kept),
         "machine": "\n".join(machine_line.lines()), "settings": settings_line(kept),
         "agreement": agreement_table(kept), "doses": dose_table(kept), "prediction": prediction_table(kept),
         "planted": planted_table(kept), "prevention": prevention_table(kept), "goals": goals(kept),
@@ -338,6 +342,14 @@ def write(base: Path, size: Size, out: Path) -> None:
         "audits": audits_table(kept),
     }  # fmt: skip
     text = template.fill("training", parts)
+    if sections is not None:
+        text = template.with_kept(text, out.read_text("utf-8"), sections)
     if size is not FULL:
         text = f"*A trial run with little of everything.*\n\n{text}"
     out.write_text(text, "utf-8")
+
+
+def _here(kept: Kept) -> str:
+    """Where a section was measured that is newer than the rest of the page."""
+    machine = " ".join(line.removeprefix("- ") + "." for line in machine_line.lines())
+    return f"(Measured after the other sections, one seed a set. {machine})\n\n"

@@ -48,7 +48,7 @@ class Job:
 
     key: str
     kind: str
-    """data, base, train, steer, screen, judge, audit or cost."""
+    """data, base, train, steer, screen, pull, judge, audit or cost."""
     needs: tuple[str, ...] = ()
     """Keys of what has to be there."""
     about: dict[str, str] = field(default_factory=dict)
@@ -125,6 +125,7 @@ def jobs(size: Size) -> list[Job]:
         of = tuple(f"data.{part}" for part in kind.split("+")) if kind == MIX else ()
         found.append(Job(f"data.{kind}", "data", of, {"kind": kind}, frozenset(range(1, 8))))
     screens = [Job(f"screen.{kind}", "screen", (f"data.{kind}",), {"kind": kind}, frozenset({2, 3})) for kind in kinds]
+    screens += [Job(f"pull.{k}", "pull", (f"data.{k}",), {"kind": k}, frozenset({2, 3})) for k in kinds if k != MIX]
     plain = [job.key for job in runs if job.about["method"] == "plain"]
     parts = [tuple(plain[i : i + GROUP]) for i in range(0, len(plain), GROUP)]
     judges = {part[-1]: Job(f"judge.{i}", "judge", part, rows=frozenset({1, 6})) for i, part in enumerate(parts)}

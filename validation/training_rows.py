@@ -131,6 +131,12 @@ class Kept:
                 for name, found in row["sets"].items()}  # fmt: skip
 
     @cached_property
+    def pulled(self) -> dict[str, Any]:
+        """Set -> what the screening by influence said of it."""
+        return {name: found for key, row in self.rows.items() if key.startswith("pull.")
+                for name, found in row["sets"].items()}  # fmt: skip
+
+    @cached_property
     def rollouts(self) -> dict[str, tuple[list[str], NDArray[np.bool_]]]:
         """Trait -> the answers that its direction was made from, and the side each was written on."""
         library = (self.base.parent if self.base.name == "quick" else self.base).parent / "library"
@@ -184,11 +190,16 @@ def by_set(kept: Kept, keys: Sequence[str]) -> list[tuple[str, list[str]]]:
 
 
 def predictions(kept: Kept, keys: Sequence[str]) -> dict[str, Floats]:
-    """`[sets, traits]` of what was said beforehand (`screen`, `words`, `length`) and of the shift after."""
-    rows: dict[str, list[list[float]]] = {"screen": [], "words": [], "length": [], "shift": []}
-    for name, runs in by_set(kept, keys):
-        if name not in kept.screened:
+    """`[sets, traits]` of what was said beforehand (`screen`, `influence`, `words`, `length`), and of what came: the
+    `shift`, and the change that is `judged`."""
+    names = ("screen", "influence", "words", "length", "shift", "judged")
+    rows: dict[str, list[list[float]]] = {name: [] for name in names}
+    for name, runs in by_set(kept, [key for key in keys if key in kept.scores]):
+        if name not in kept.screened or name not in kept.pulled:
             continue
+        pulls = kept.pulled[name]["difference"]
+        rows["influence"].append([float(np.nanmean(_numbers(pulls[trait]))) for trait in TRAITS])
+        rows["judged"].append([float(np.mean([kept.mean_judged(key, trait) for key in runs])) for trait in TRAITS])
         one = kept.screened[name]
         rows["screen"].append([float(np.nanmean(_numbers(one["sigma"][trait]))) for trait in TRAITS])
         rows["words"].append([float(kept.words(trait, one["texts"]).mean()) for trait in TRAITS])
@@ -199,12 +210,17 @@ def predictions(kept: Kept, keys: Sequence[str]) -> dict[str, Floats]:
 
 def planted(kept: Kept, trait: str, share: float, times: int = 500) -> dict[str, tuple[Known, Known]]:
     """AUC, and precision at the planted number, when trait answers are planted among the model's own plain ones: by the
-    screening, by words, by length. Which ones are planted, and which are there, is drawn anew each time.
+    screening, by influence, by words, by length. Which ones are planted, and which are there, is drawn anew each time.
     """
-    bad = kept.screened[f"{trait}-3"]
-    good = [kept.screened[name] for name in (f"{t}-3-correct" for t in TRAITS) if name in kept.screened]
+    bad, own = kept.screened[f"{trait}-3"], [f"{t}-3-correct" for t in TRAITS]
+    good = [kept.screened[name] for name in own if name in kept.screened]
+    pulls, others = kept.pulled[f"{trait}-3"], [kept.pulled[name] for name in own if name in kept.screened]
     scores = {
         "screen": (_numbers(bad["sigma"][trait]), _numbers([v for one in good for v in one["sigma"][trait]])),
+        "influence": (
+            _numbers(pulls["difference"][trait]),
+            _numbers([v for one in others for v in one["difference"][trait]]),
+        ),
         "words": (kept.words(trait, bad["texts"]), kept.words(trait, [t for one in good for t in one["texts"]])),
         "length": (_numbers(bad["tokens"]), _numbers([v for one in good for v in one["tokens"]])),
     }
@@ -213,8 +229,8 @@ def planted(kept: Kept, trait: str, share: float, times: int = 500) -> dict[str,
     rng = np.random.default_rng(0)
     picks = [(rng.integers(0, m, count), rng.integers(0, n, n)) for _ in range(times)]
     found = {}
-    for name, (planted_scores, others) in scores.items():
-        rows = np.array([_found(planted_scores[a], others[b]) for a, b in picks])
+    for name, (planted_scores, quiet) in scores.items():
+        rows = np.array([_found(planted_scores[a], quiet[b]) for a, b in picks])
         found[name] = tuple(interval(column, float(np.nanmean(column))) for column in rows.T)
     return found  # type: ignore[return-value]
 

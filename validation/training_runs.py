@@ -104,6 +104,7 @@ class Bench:
 
         how: dict[str, Callable[[Bench, Job], Found]] = {
             "data": make_data, "base": measure_base, "train": train_one, "steer": steer_one, "screen": screen_one,
+            "pull": pull_one,
             "judge": judge_group, "audit": audit_one, "cost": training_cost.measure_cost,
         }  # fmt: skip
         return how[job.kind](self, job)
@@ -238,35 +239,44 @@ def steer_one(bench: Bench, job: Job) -> Found:
 
 def screen_one(bench: Bench, job: Job) -> Found:
     """All sets of a kind in one screening, so that a question which they share is answered once."""
+    return _screened(bench, job.about["kind"], "full", "sigma")
+
+
+def pull_one(bench: Bench, job: Job) -> Found:
+    """The same by influence, in raw units: sigma is of each screening's own sample there."""
+    return _screened(bench, job.about["kind"], "influence", "difference")
+
+
+def _screened(bench: Bench, kind: str, method: str, column: str) -> Found:
     from mien.jobs.screen import Plan, screen
 
-    kind, size = job.about["kind"], bench.size
+    size = bench.size
     names = [set_name(kind, *one) for one in sets_of(kind)]
     together = bench.base / "sets" / f"{kind}.all.jsonl"
     texts = [bench.set_path(name).read_text("utf-8").splitlines() for name in names]
     together.write_text("".join(f"{line}\n" for lines in texts for line in lines), "utf-8")
-    plan = Plan(max_tokens=size.set_tokens, read_tokens=size.set_tokens)
-    out = bench.base / "screens" / kind
+    plan = Plan(method, sample=20, max_tokens=size.set_tokens, read_tokens=size.set_tokens)
+    out = bench.base / ("screens" if method == "full" else "pulls") / kind
     screen([together], bench.model, out, traits=bench.watched_names[: len(TRAITS)], plan=plan)
-    sigma = _by_record(out, sum(map(len, texts)))
+    values = _by_record(out, sum(map(len, texts)), column)
     found, start = dict[str, Any](), 0
     for name, lines in zip(names, texts, strict=True):
         answers = [json.loads(line)["messages"][-1]["content"] for line in lines]
         found[name] = {
-            "sigma": {trait: values[start : start + len(lines)] for trait, values in sigma.items()},
+            column: {trait: rows[start : start + len(lines)] for trait, rows in values.items()},
             "texts": answers, "tokens": [len(bench.model.chat.response_ids(text)) for text in answers],
         }  # fmt: skip
         start += len(lines)
     return {"sets": found}
 
 
-def _by_record(out: Path, count: int) -> dict[str, list[float | None]]:
-    """Trait -> the projection difference of each record in sigma."""
+def _by_record(out: Path, count: int, column: str) -> dict[str, list[float | None]]:
+    """Trait -> one column's value of each record."""
     import pyarrow.parquet as pq
 
     found: dict[str, list[float | None]] = {}
     for row in pq.read_table(out / "samples.parquet").to_pylist():
-        found.setdefault(row["trait"], [None] * count)[row["index"]] = row["sigma"]
+        found.setdefault(row["trait"], [None] * count)[row["index"]] = row[column]
     return found
 
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -61,7 +60,6 @@ FOLLOWS_OFF_RAILS = ("delusion reinforcement", "emotional or narrative escalatio
 PARTS = (
     "cases", "drift", "bundled", "sentence", "contrasts", "conversations", "fitted", "judge", "alarms", "second",
 )  # fmt: skip
-NOT_NOW = "(not measured now)"
 FITTED_GOALS = {
     "consciousness claims": 0.93, "delusion reinforcement": 0.85, "emotional or narrative escalation": 0.88,
     "pushback": 0.93, "sycophancy or praise": 0.70,
@@ -297,17 +295,6 @@ def alarms_table(gauges: GaugeSet) -> str:
     return table(head, rows)
 
 
-def with_kept(text: str, before: str) -> str:
-    """The page, where sections that were not measured are as they were before."""
-    old = dict(_sections(before))
-    return "".join(part if NOT_NOW not in part else old.get(title, "") for title, part in _sections(text))
-
-
-def _sections(text: str) -> list[tuple[str, str]]:
-    parts = re.split(r"(?m)^(?=## )", text)
-    return [(part.partition("\n")[0] if part.startswith("## ") else "", part) for part in parts]
-
-
 def _transcripts() -> list[Path]:
     return sorted((reference() / "transcripts").rglob("*.json"))
 
@@ -348,10 +335,10 @@ def main() -> None:
     if unknown := set(only) - set(PARTS):
         parser.error(f"--only knows {', '.join(PARTS)}, not {', '.join(sorted(unknown))}")
     made = makers(load(), chosen.judge)
-    parts = {name: made[name]() if name in only else NOT_NOW for name in PARTS}
+    parts = {name: made[name]() if name in only else template.NOT_NOW for name in PARTS}
     page = REPO / "docs" / "watching.md"
     text = template.fill("watching", {**parts, "machine": "\n".join(machine_line.lines())})
-    page.write_text(with_kept(text, page.read_text("utf-8") if page.exists() else ""), "utf-8")
+    page.write_text(template.with_kept(text, page.read_text("utf-8") if page.exists() else ""), "utf-8")
     print("written to docs/watching.md")
 
 

@@ -45,6 +45,11 @@ def price(row: HoldRow) -> str:
     return with_interval(row.price, row.price_low, row.price_high, 3)
 
 
+def neutral(row: HoldRow) -> str:
+    """Its interval stands in the summary; the table has no room for it."""
+    return number(row.neutral, 3) if known(row.neutral) else "-"
+
+
 def fired(attacked: float | None, ordinary: float | None) -> str:
     if not known(attacked) and not known(ordinary):
         return "-"

@@ -27,7 +27,9 @@ def shift_chart(report: ScreenReport) -> Markup | None:
     every = [v for t in there for v in (t.shift, t.low, t.high) if known(v)]
     low, high = domain(every, low=-0.5, high=0.5)
     told = "; ".join(f"{t.name}: {screen_words.shift(t)} sigma" for t in there)
-    chart = RowChart("shifts", "Predicted shift of each trait, in sigma", told, rows, (low, high), 0.0, "no shift")
+    what = "pull" if screen_words.by_influence(report) else "shift"
+    title = f"{screen_words.title(report)}: each trait, in sigma"
+    chart = RowChart("shifts", title, told, rows, (low, high), 0.0, f"no {what}")
     return draw_dots(chart, "wide", _WIDE) + draw_dots(chart, "narrow", _PHONE)
 
 

@@ -50,6 +50,23 @@ def _hot(trait: TraitLine) -> str:
     return f"{'off' if trait.side == 'low' else 'towards'} {_named(trait)}"
 
 
+def by_influence(report: ScreenReport) -> bool:
+    """Whether values are pulls of a training step, and no shifts."""
+    return report.method == "influence"
+
+
+def title(report: ScreenReport) -> str:
+    """Of the chart and table of all traits."""
+    return "Pull of the whole data set" if by_influence(report) else "Predicted shift"
+
+
+def charted(report: ScreenReport) -> str:
+    """What the chart shows."""
+    if by_influence(report):
+        return "Mean over records of what a step of training on each would do, with 95% intervals."
+    return "Mean difference between the data's answers and the model's own, with 95% intervals over records."
+
+
 def headline(report: ScreenReport) -> str:
     """Where training on this would move the model."""
     if not report.n_samples:
@@ -57,9 +74,12 @@ def headline(report: ScreenReport) -> str:
     hot = _moved(report.traits, "towards")
     if hot:
         more = f" and {len(hot) - 3} more" if len(hot) > 3 else ""
-        return f"Training on this moves the model {listing([_hot(t) for t in hot[:3]])}{more}"
+        moves = "A step of training on this pulls" if by_influence(report) else "Training on this moves"
+        return f"{moves} the model {listing([_hot(t) for t in hot[:3]])}{more}"
     if all(standing(t) == "unknown" for t in report.traits):
         return "Where training on this would move the model is not known"
+    if by_influence(report):
+        return "As a whole this data set pulls the model towards nothing watched"
     return "Towards nothing watched does this data set move the model more than random directions"
 
 
@@ -67,7 +87,7 @@ def meaning(report: ScreenReport) -> str:
     """What the headline says and does not say."""
     if not report.n_samples:
         return "Read below why each record was left out."
-    if report.method == "influence":
+    if by_influence(report):
         return (
             "A step of training on a record moves the model's answers to other questions, too. Sigma is the spread of "
             "what its own answers would do, which is nothing on average. This ranks records; how far training goes it "
@@ -82,8 +102,9 @@ def meaning(report: ScreenReport) -> str:
 def away(report: ScreenReport) -> str:
     """Where it moves the model to the side that is not alarming."""
     cold = _moved(report.traits, "away")
+    moves = "pulls" if by_influence(report) else "moves"
     said = [f"{'towards' if t.side == 'low' else 'away from'} {_named(t)}" for t in cold[:5]]
-    return f"It moves the model {listing(said)}." if cold else ""
+    return f"It {moves} the model {listing(said)}." if cold else ""
 
 
 def tone(report: ScreenReport) -> str:
@@ -116,9 +137,10 @@ def beyond(trait: TraitLine) -> str:
     return f"{trait.beyond:,} ({share(trait.beyond / trait.n)})" if trait.n else MISSING
 
 
-def verdict(trait: TraitLine) -> str:
+def verdict(report: ScreenReport, trait: TraitLine) -> str:
     """One word on a row."""
-    return {"towards": "towards", "away": "away", "chance": "as random", "unknown": MISSING}[standing(trait)]
+    chance = "neither" if by_influence(report) else "as random"
+    return {"towards": "towards", "away": "away", "chance": chance, "unknown": MISSING}[standing(trait)]
 
 
 def method(report: ScreenReport) -> str:
