@@ -17,7 +17,7 @@ from serving_steps import middle
 
 TOKENS = 6
 """Of an answer. The first is timed; with fewer, answers would end, and be put away, while others wait for theirs."""
-ROUNDS, REQUESTS = 24, 16
+ROUNDS, REQUESTS = 48, 16
 """Rounds that are counted, and how many requests of each server one has at least."""
 
 Burst = Callable[[httpx.AsyncClient, str, int], Awaitable[list[float]]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +20,20 @@ from hypothesis import strategies as st
 import serving
 import tiny
 from mien.chat import Spanned
+from mien.engines.hf_answer import Answer
 from mien.engines.hf_turns import read_turns
 from mien.gauges import GaugeSet, save_gauges
 from mien.jobs.scan import scan
+from mien.live import LiveRequest
 from mien.models import Model, wrap
-from mien.records import Message
+from mien.records import Message, Sampling
+from mien.scanning.measure import panel
 from mien.serve.conductor import Limits
 from mien.serve.policy import Policy
 from mien.serve.reader import Reader
 from mien.serve.security import Keys, parse_keys
 from mien.serve.server import Server, Settings
+from mien.serve.watch import Watch
 from serving import ASK, Api
 
 QUIET = serving.talk(4, 500)
@@ -543,3 +548,22 @@ def test_a_model_without_gauges_is_a_plain_server() -> None:
         assert api.get("/v1/conversations").json()["data"] == []
         response = api.post("/v1/readings", json={"messages": QUIET})
         assert response.json()["error"]["code"] == "no_gauges"
+
+
+@pytest.mark.parametrize("asks", [False, True])
+def test_of_a_prompt_only_what_a_gauge_looks_at_is_read(gauges: GaugeSet, asks: bool) -> None:
+    """Answers; and the user's messages, if a gauge compares with them."""
+    gauge = gauges.gauges[0]
+    parts = (*gauge.parts, replace(gauge.parts[0], of="question")) if asks else gauge.parts
+    which = panel(replace(gauges, gauges=(replace(gauge, parts=parts),)), serving.brief())
+    watch = Watch(serving.brief().chat, which, None, 4096, None)  # type: ignore[arg-type]
+    talk = (Message("user", "What is tea?"), Message("assistant", "A drink."), Message("user", "And coffee?"))
+    plan = watch.plan(talk)
+    assert plan.spans is not None
+    assert [end > start for start, end in plan.spans] == [asks, True, asks]
+    request = LiveRequest("a", plan.prompt_ids, Sampling(4, 0.0), 0, read=True, spans=plan.spans)
+    whole = Answer(request, serving.brief().chat, frozenset(), 1, 0)
+    assert whole.wants_spans(len(plan.prompt_ids))
+    first = watch.plan(talk[:1])
+    request = LiveRequest("b", first.prompt_ids, Sampling(4, 0.0), 0, read=True, spans=first.spans or ())
+    assert Answer(request, serving.brief().chat, frozenset(), 1, 0).wants_spans(len(first.prompt_ids)) is asks

@@ -78,7 +78,7 @@ class Answer:
 
     def wants_spans(self, n: int) -> bool:
         """Whether a span lies among the next `n` tokens of the prompt."""
-        return self.reads and any(s < self.fed + n and self.fed < e for s, e in self.request.spans)
+        return self.reads and any(s < e and s < self.fed + n and self.fed < e for s, e in self.request.spans)
 
     def shares(self, other: Begun, fed: int, n: int) -> bool:
         """Whether another one that will have `fed` tokens begins with the first `n` of its prompt, whose last token

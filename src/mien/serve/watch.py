@@ -86,8 +86,14 @@ class Watch:
         if self.panel is not None and kept and (most is None or len(prompt) <= most):
             found = self._chat.spanned((*kept, Message("assistant", _STANDS_FOR_THE_ANSWER)))
             if found.ids[: found.spans[-1][0]] == prompt:
-                spans = found.spans[:-1]
+                spans = tuple(map(self._wanted, kept, found.spans))
         return Plan(prompt, kept, places, len(messages), spans)
+
+    def _wanted(self, message: Message, span: tuple[int, int]) -> tuple[int, int]:
+        """What of a message is read: most gauges look at answers alone, and a chat's first prompt has none."""
+        assert self.panel is not None
+        asked = any(of != "answer" for terms in self.panel.terms for _, of in terms)
+        return span if asked or message.role == "assistant" else (span[0], span[0])
 
     async def watched(self, plan: Plan, end: LiveEnd, text: str, held: bool) -> Watched | None:
         """Readings of the conversation with the answer that has been written; None if there is nothing to read with.
