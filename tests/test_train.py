@@ -427,7 +427,7 @@ def test_samples_furthest_along_are_dropped(tmp_path: Path) -> None:
     data = shouting(tmp_path, 20)
     values = [float(i % 7) for i in range(20)]
     columns = {"index": list(range(20)), "trait": ["loud"] * 20, "difference": values, "sigma": values}
-    pq.write_table(pa.table(columns), tmp_path / "samples.parquet")
+    pq.write_table(pa.table(columns | {"method": ["full"] * 20}), tmp_path / "samples.parquet")
     settings = replace(QUICK, drop=0.1)
     result = train([data], MODEL, tmp_path / "out", settings, prevent=[loud()], screen=tmp_path)
     assert result.card["data"]["dropped"] == [6, 13]
@@ -437,6 +437,11 @@ def test_samples_furthest_along_are_dropped(tmp_path: Path) -> None:
     (found,) = result.card["prevention"]
     assert found["expected_shift"] == pytest.approx(np.mean(values))
     assert "the screening predicts" in found["found"]
+    pq.write_table(pa.table(columns | {"method": ["influence"] * 20}), tmp_path / "samples.parquet")
+    result = train([data], MODEL, tmp_path / "pulled", replace(steered, drop=0.1), prevent=[loud()], screen=tmp_path)
+    assert result.card["data"]["dropped"] == [6, 13]
+    (found,) = result.card["prevention"]
+    assert "the projection difference of 18 samples" in found["found"]  # a pull is no shift to offset
     other = Direction(loud().vector, loud().card.model_copy(update={"name": "quiet"}))
     with pytest.raises(InputError, match="says nothing of quiet"):
         train([data], MODEL, tmp_path / "other", settings, prevent=[other], screen=tmp_path)

@@ -111,10 +111,7 @@ def screen(
         if plan.method == "full":
             totals = _begin(which, plan, folder, count, set(chosen))
         else:
-            sample = list(taken(records(), chosen).values())
-            apart, parts = _measure_sample(run, "sample", bench, sample, show)
-            pulled = None if pulling is bench else _measure_sample(run, "pulled", pulling, sample, show)
-            totals = _begin(which, plan, apart, parts, None, pulled)
+            totals = _begin_apart(run, bench, pulling, which, plan, list(taken(records(), chosen).values()), show)
         with SampleTable(out / "samples.parquet", {one.name: one.sign for one in which.watched}) as table:
             count_up(totals, blocks(folder, count), plan.method, plan.seed, table)
             if not totals.samples:
@@ -243,6 +240,16 @@ def _begin(
     totals = begin_totals(which.watched, sample, plan.seed)
     twins_from(totals, (block.head for block in blocks(folder, count)))
     return totals
+
+
+def _begin_apart(
+    run: RunFolder, bench: Bench, pulling: Bench, which: WatchSet, plan: Plan, sample: Sequence[LoggedConversation],
+    show: Progress,
+) -> Totals:  # fmt: skip
+    """The same, where the sample is measured by itself, and by its pulls too if that is the method."""
+    apart, parts = _measure_sample(run, "sample", bench, sample, show)
+    pulled = None if pulling is bench else _measure_sample(run, "pulled", pulling, sample, show)
+    return _begin(which, plan, apart, parts, None, pulled)
 
 
 def _sample_rows(every: Iterator[Block], places: set[int] | None, n: int) -> list[Raw]:
