@@ -100,7 +100,8 @@ def prediction_table(kept: Kept) -> str:
     for what, keys in sides.items():
         found = predictions(kept, keys)
         for name, after in product(FORETOLD, ("shift", "judged")) if len(found["shift"]) >= 4 else ():
-            x, y = found[name], found[after]
+            there = np.isfinite(found[after]).all(1)
+            x, y = found[name][there], found[after][there]
             cells = [correlation(x[:, [i]], y[:, [i]]) for i in range(len(TRAITS))]
             pooled = correlation(standard(x), standard(y))
             goal = verdict(pooled) if after == "shift" and name in ("screen", "influence") else ""

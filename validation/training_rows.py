@@ -191,15 +191,16 @@ def by_set(kept: Kept, keys: Sequence[str]) -> list[tuple[str, list[str]]]:
 
 def predictions(kept: Kept, keys: Sequence[str]) -> dict[str, Floats]:
     """`[sets, traits]` of what was said beforehand (`screen`, `influence`, `words`, `length`), and of what came: the
-    `shift`, and the change that is `judged`."""
+    `shift`, and the change that is `judged`, nan where it was not."""
     names = ("screen", "influence", "words", "length", "shift", "judged")
     rows: dict[str, list[list[float]]] = {name: [] for name in names}
-    for name, runs in by_set(kept, [key for key in keys if key in kept.scores]):
+    for name, runs in by_set(kept, keys):
         if name not in kept.screened or name not in kept.pulled:
             continue
         pulls = kept.pulled[name]["difference"]
         rows["influence"].append([float(np.nanmean(_numbers(pulls[trait]))) for trait in TRAITS])
-        rows["judged"].append([float(np.mean([kept.mean_judged(key, trait) for key in runs])) for trait in TRAITS])
+        judged = [[kept.mean_judged(key, trait) for trait in TRAITS] for key in runs if key in kept.scores]
+        rows["judged"].append(np.mean(judged, 0).tolist() if judged else [float("nan")] * len(TRAITS))
         one = kept.screened[name]
         rows["screen"].append([float(np.nanmean(_numbers(one["sigma"][trait]))) for trait in TRAITS])
         rows["words"].append([float(kept.words(trait, one["texts"]).mean()) for trait in TRAITS])
