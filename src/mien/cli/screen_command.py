@@ -67,12 +67,13 @@ def command(
     from mien.cli.scan_command import columns_of
     from mien.jobs.screen import Plan, check_plan, screen
     from mien.progress import Silent
+    from mien.screening.estimates import INFLUENCE
     from mien.screening.watched import watch_set
 
     table = columns_of(columns)
     plan = Plan(method, sample, max_tokens, read, temperature, seed)
     check_plan(plan, files)
-    if limits and method == "influence":
+    if limits and method == INFLUENCE:
         raise InputError("--fail-on goes by the shift, which the method influence does not tell; use another method.")
     loaded = load_model(model, adapter, device, dtype, quiet)
     names = None if traits.strip() == "all" else traits.split(",")

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from mien.errors import FingerprintError, FormatError, InputError
 from mien.logs import Broken, Columns, read_logs
 from mien.records import Conversation, ModelInfo
+from mien.screening.estimates import INFLUENCE
 from mien.textfiles import parse_json, read_text
 
 Floats = NDArray[np.float64]
@@ -120,7 +121,7 @@ def read_screen(folder: str | Path, data: Data, model: ModelInfo) -> Screened:
             column = found[key].setdefault(trait, np.full(len(data.samples), np.nan))
             if index in place and value is not None and math.isfinite(value):
                 column[place[index]] = value
-    return Screened(found["difference"], found["sigma"], "influence" in table["method"])
+    return Screened(found["difference"], found["sigma"], INFLUENCE in table["method"])
 
 
 def _screened_records(folder: Path, model: ModelInfo) -> int | None:
