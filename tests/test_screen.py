@@ -27,7 +27,6 @@ from scipy.stats import spearmanr
 import tiny
 from mien.auditing.probes import eval_questions
 from mien.card import Baseline
-from mien.chat import ask
 from mien.directions import Direction, save_direction
 from mien.errors import FingerprintError, InputError, RunError
 from mien.evidence import auc
@@ -45,6 +44,7 @@ from mien.screening.limits import Limit, limits_of
 from mien.screening.pulled import pulls_of, text_of
 from mien.screening.shared import SharedAnswers, writer_of
 from mien.screening.watched import TWINS, bank_of, watch_set, watched_direction, watched_gauge
+from mien.training.shift import own_answers
 from random_models import direction_of
 
 LAYER = 2
@@ -254,7 +254,7 @@ def test_by_influence_planted_records_rank_first_and_nothing_is_read_as_a_shift(
     assert trait["agreement"]["influence"]["off_by"] is None
     assert trait["agreement"]["influence"]["rank_correlation"] > 0.5
     (watched,) = watch_set(writer(), [folder]).watched
-    pulls = pulls_of(writer(), [watched], [ask(q) for q in eval_questions(PULLED_AT)], plan.max_tokens)
+    pulls = pulls_of(writer(), [watched], own_answers(writer(), eval_questions(PULLED_AT), max_tokens=plan.max_tokens))
     sample = [read for i, read in enumerate(read_logs([path])) if i in estimates.chosen_of(60, 20, 0)]
     talks = [one.messages for one in sample if isinstance(one, LoggedConversation)]
     own = [(*talk[:1], Message("assistant", greedy(talk[0].content))) for talk in talks]
@@ -264,6 +264,17 @@ def test_by_influence_planted_records_rank_first_and_nothing_is_read_as_a_shift(
     again = (tmp_path / "out" / "samples.parquet").read_bytes()
     assert screen([path], writer(), tmp_path / "out", traits=[folder], plan=plan) == summary
     assert (tmp_path / "out" / "samples.parquet").read_bytes() == again
+
+
+def test_by_influence_a_record_is_left_out_with_its_own_reason(folder: str, tmp_path: Path) -> None:
+    long = " ".join(["tea"] * 2500)
+    records = [record("What is tea?", "a drink", id="good"), record(long, "late", id="late")]
+    path = write(tmp_path / "d.jsonl", records)
+    summary = screen([path], writer(), tmp_path / "out", traits=[folder], plan=Plan("influence", max_tokens=12))
+    assert summary["samples"] == 1
+    ((skipped),) = summary["skipped_records"]
+    assert skipped["line"] == 2
+    assert "among its first" in skipped["reason"]
 
 
 def test_what_pulls_ends_where_the_answer_is_cut(folder: str) -> None:

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from mien.auditing.probes import eval_questions
-from mien.chat import ask
 from mien.engines.hf import HfEngine
 from mien.errors import InputError
 from mien.jobs.extract import check_draws, versions
@@ -37,6 +36,7 @@ from mien.screening.totals import Totals, begin_totals, count_up, twins_from
 from mien.screening.watched import WatchSet, bank_of, watch_set
 from mien.screening.worst import Worst, look_at_worst
 from mien.store import RunFolder, canonical, write_atomic
+from mien.training.shift import own_answers
 
 PULLED_AT = 30
 """Questions of the library whose answers a training step is measured on."""
@@ -127,9 +127,8 @@ def _pulling(bench: Bench, which: WatchSet, plan: Plan, show: Progress) -> Bench
     """What measures pulls, where the method asks for them; else the same."""
     if plan.method != INFLUENCE:
         return bench
-    show.begin("what training would move", PULLED_AT)
-    questions = [ask(question) for question in eval_questions(PULLED_AT)]
-    return replace(bench, pulls=pulls_of(bench.model, which.watched, questions, plan.max_tokens))
+    answers = own_answers(bench.model, eval_questions(PULLED_AT), max_tokens=plan.max_tokens, progress=show)
+    return replace(bench, pulls=pulls_of(bench.model, which.watched, answers))
 
 
 def _usable(records: Iterator[LoggedConversation | Broken]) -> int:

@@ -21,7 +21,7 @@ from mien.logs import Broken, LoggedConversation
 from mien.models import Model
 from mien.records import Conversation, Sampling
 from mien.screening.answers import AnswerBook, answered, prompt_key, write_answers
-from mien.screening.pulled import summed, text_of
+from mien.screening.pulled import room_of, summed, text_of
 from mien.screening.watched import TWINS, Bank
 
 _TOGETHER = 24
@@ -179,8 +179,12 @@ def _pulled(
 ) -> tuple[dict[int, Numbers | Broken], int]:
     """Records by their pulls, own answers in their places by theirs; and how many tokens that took."""
     texts, others = [], []
+    why = dict.fromkeys(good, f"its answers have no tokens among its first {room_of(bench.model)}")
     for n, (i, record) in enumerate(good.items()):
-        text = text_of(bench.model, record.messages, [turn.place for turn in turns[i]], bench.read_tokens)
+        try:
+            text = text_of(bench.model, record.messages, [turn.place for turn in turns[i]], bench.read_tokens)
+        except InputError:
+            text, why[i] = None, _refused(bench)
         texts += [] if text is None else [(n, text)]
         for turn in turns[i]:
             if text is not None and turn.own:
@@ -197,7 +201,7 @@ def _pulled(
                 len(turns[i]), int(counts[n]), values[n], np.zeros(pulls.watched), base[n], none, none
             )  # fmt: skip
         else:
-            found[i] = Broken(record.source, record.line, _EMPTY)
+            found[i] = Broken(record.source, record.line, why[i])
     return found, sum(len(text.ids) for _, text in [*texts, *others])
 
 

@@ -11,11 +11,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from mien.engines.hf import HfEngine
 from mien.engines.hf_pulls import Pulls, Text
-from mien.errors import InputError
 from mien.models import Model
-from mien.records import Conversation, Sampling, WriteRequest
+from mien.records import Conversation, Rollout
 from mien.screening.watched import Watched
 
 LONGEST = 2048
@@ -24,22 +22,25 @@ LONGEST = 2048
 Floats = NDArray[np.float64]
 
 
-def pulls_of(model: Model, watched: Sequence[Watched], questions: Sequence[Conversation], most: int) -> Pulls:
-    """How texts pull at everything watched, on the model's own greedy answers of at most `most` tokens."""
-    requests = [WriteRequest(f"own/{i}", question, 0) for i, question in enumerate(questions)]
-    written = HfEngine(model).write(requests, Sampling(most, 0.0), read=False)
-    answers = [rollout for batch in written for rollout, _ in batch]
+def pulls_of(model: Model, watched: Sequence[Watched], answers: Sequence[Rollout]) -> Pulls:
+    """How texts pull at everything watched, on the model's own answers."""
     return Pulls(model, [[(part.layer, part.vector) for part in one.parts] for one in watched], answers)
 
 
+def room_of(model: Model) -> int:
+    """Tokens of a record that are looked at."""
+    return min(LONGEST, model.positions or LONGEST)
+
+
 def text_of(model: Model, messages: Conversation, places: Sequence[int], read: int | None) -> Text | None:
-    """A conversation whose answers at some places are learnt, `read` tokens of each; None if it has none of them, or
-    the template refuses it."""
-    try:
-        spanned = model.chat.spanned(messages)
-    except InputError:
-        return None
-    room = min(LONGEST, model.positions or LONGEST)
+    """A conversation whose answers at some places are learnt, `read` tokens of each; None if none of these has tokens
+    that are looked at.
+
+    Raises:
+        InputError: the template refuses it.
+    """
+    spanned = model.chat.spanned(messages)
+    room = room_of(model)
     cut = [spanned.spans[place] for place in places]
     ends = [min(end, room) if read is None else min(end, start + read, room) for start, end in cut]
     learnt = tuple((max(start, 1), end) for (start, _), end in zip(cut, ends, strict=True) if end > max(start, 1))
