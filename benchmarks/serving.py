@@ -1,12 +1,12 @@
 """Time `mien serve` watched against unwatched, held against unheld, and against `transformers serve`; written to
 docs/serving.md.
 
-    python benchmarks/serving.py [--pairs 5] [--clients 1,8,32] [--only first] [--quick]
+    python benchmarks/serving.py [--pairs 12] [--clients 1,8,32] [--only first] [--quick]
 
-The servers run side by side, one under load at a time, and take turns: each turn is the same requests from so many
-clients at once, streamed. Figures are medians of the ratios of turns that follow one another. Other sections time first
-tokens, of many short answers; the same step by step in one process, where two servers' noise is out of the way; and a
-chat's next turn. `--quick` times these last two, which need no other server and are steady, in minutes.
+The servers take turns, one under load at a time: each turn is a question from each of so many clients at once,
+streamed. Figures are medians of the ratios of turns that follow one another. Other sections time first tokens, of many
+short answers; the same step by step in one process, where arrivals and HTTP are out of the way; and a chat's next turn.
+`--quick` times these last two, which need no other server and are steady, in minutes.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import argparse
 import asyncio
 import json
 import socket
-import statistics
 import subprocess
 import sys
 import time
@@ -28,13 +27,14 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 
 REPO = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPO / "benchmarks"))
 
 import machine_line  # noqa: E402
 from serving_first import REQUESTS, ROUNDS, TOKENS, first_token  # noqa: E402
-from serving_steps import FIVE, TRIES, first_ratio, next_turn, step_ratio  # noqa: E402
+from serving_steps import FIVE, TRIES, first_ratio, middle, next_turn, step_ratio  # noqa: E402
 
 from mien.gauges import GaugeSet, bundled_gauges  # noqa: E402
 from mien.holds import Hold, bundled_hold  # noqa: E402
@@ -42,8 +42,10 @@ from mien.jobs.scan import chosen  # noqa: E402
 from mien.machine import best_dtype  # noqa: E402
 from mien.models import Model, load  # noqa: E402
 
-SHORT, LONG = 64, 192
-"""Tokens of an answer: what is done once when one ends is a larger part of a short one."""
+TOKENS_LOAD = 64
+"""Of an answer under load. What is done once when one ends is a larger part of a short one."""
+OURS = (("watched", "unwatched"), ("held", "watched"))
+"""Servers that are compared."""
 _NUMBERS = count(1)
 THEIRS = {
     "transformers serve": "--no-continuous-batching",
@@ -72,21 +74,25 @@ def free_port() -> int:
         return int(s.getsockname()[1])
 
 
-def started(name: str, command: list[str], port: int, model: str) -> Served:
-    """Start a server and wait until it answers."""
+def launched(name: str, command: list[str]) -> subprocess.Popen[Any]:
+    """A process whose output goes to a log."""
     log = (REPO / "runs" / f"serving-{name.replace(',', '').replace(' ', '-')}.log").open("w")
-    process = subprocess.Popen(command, stdout=log, stderr=log)
+    return subprocess.Popen(command, stdout=log, stderr=log)
+
+
+def answering(name: str, process: subprocess.Popen[Any], port: int, model: str) -> Served:
+    """A server that has begun to answer."""
     base = f"http://127.0.0.1:{port}"
     for _ in range(600):
         if process.poll() is not None:
-            raise SystemExit(f"{name} did not start; see {log.name}.")
+            raise SystemExit(f"{name} did not start; see its log in {REPO / 'runs'}.")
         try:
             if httpx.get(f"{base}/health", timeout=1).status_code == 200:
                 return Served(name, process, base, model)
         except httpx.HTTPError:
             pass
         time.sleep(0.5)
-    raise SystemExit(f"{name} did not answer within five minutes; see {log.name}.")
+    raise SystemExit(f"{name} did not answer within five minutes; see its log in {REPO / 'runs'}.")
 
 
 async def one(client: httpx.AsyncClient, served: Served, question: str, tokens: int) -> tuple[int, float]:
@@ -114,41 +120,38 @@ def questions_of(number: int, n: int) -> list[str]:
     return [f"Part {number}. Tell me all you know about {topic}." for topic in TOPICS[:n]]
 
 
-async def turn(served: Served, clients: int, number: int, tokens: int) -> float:
-    """Tokens per second: the same questions from so many clients at once; every client asks until all are answered."""
-    questions = questions_of(number, max(clients, 2))
+async def turn(served: Served, clients: int) -> float:
+    """Tokens per second, of a question from each of so many clients at once. No two turns have the same questions."""
     async with httpx.AsyncClient(timeout=600) as client:
-
-        async def ask() -> list[tuple[int, float]]:
-            found = []
-            while questions:
-                found.append(await one(client, served, questions.pop(), tokens))
-            return found
-
+        asked = questions_of(next(_NUMBERS), clients)
         begun = time.perf_counter()
-        answers = [one for some in await asyncio.gather(*(ask() for _ in range(clients))) for one in some]
+        answers = await asyncio.gather(*(one(client, served, question, TOKENS_LOAD) for question in asked))
         seconds = time.perf_counter() - begun
     return sum(n for n, _ in answers) / seconds
 
 
-def compared(a: Served, b: Served, clients: int, pairs: int, tokens: int) -> list[str]:
-    """`a` beside `b`: cells of the table's row."""
-    what = [f"{a.name} against {b.name}", str(clients), str(tokens)]
+def compared(a: Served, b: Served, clients: int, pairs: int) -> list[tuple[float, float]]:
+    """Tokens per second of `a` and of `b`, of turns that follow one another. Empty: `b` failed."""
     try:
         for served in (a, b):
-            asyncio.run(turn(served, clients, next(_NUMBERS), tokens))
-    except httpx.HTTPError as error:
-        return [*what, f"{b.name} failed: {type(error).__name__}", "-"]
+            asyncio.run(turn(served, clients))
+    except httpx.HTTPError:
+        return []
     rates = []
     for i in range(pairs):
-        turns, number = {}, next(_NUMBERS)
-        for served in (a, b) if i % 2 == 0 else (b, a):
-            turns[served.name] = asyncio.run(turn(served, clients, number, tokens))
+        turns = {served.name: asyncio.run(turn(served, clients)) for served in ((a, b) if i % 2 == 0 else (b, a))}
         rates.append((turns[a.name], turns[b.name]))
-    mine, theirs = (statistics.median(pair[i] for pair in rates) for i in (0, 1))
-    row = [*what, f"{mine:.0f} and {theirs:.0f}", _spread([theirs / mine for mine, theirs in rates])]
-    print(" | ".join(row), flush=True)
-    return row
+    print(f"{a.name} against {b.name}, {clients}: {rates}", flush=True)
+    return rates
+
+
+def _row(names: tuple[str, str], clients: int, rates: Sequence[tuple[float, float]]) -> list[str]:
+    what = [f"{names[0]} against {names[1]}", str(clients)]
+    if not rates:
+        return [*what, f"{names[1]} failed", "-", "0"]
+    mine, theirs = np.median(np.array(rates), 0)
+    ratio = middle([theirs / mine for mine, theirs in rates])
+    return [*what, f"{mine:.0f} and {theirs:.0f}", ratio, str(len(rates))]
 
 
 def first_tokens(a: Served, b: Served, clients: int) -> list[str]:
@@ -160,10 +163,6 @@ def first_tokens(a: Served, b: Served, clients: int) -> list[str]:
         return [first for _, first in await asyncio.gather(*(one(client, served[name], q, TOKENS) for q in wanted))]
 
     return [str(clients), *first_token(burst, (a.name, b.name), clients, _NUMBERS)]
-
-
-def _spread(values: list[float]) -> str:
-    return f"{statistics.median(values):.2f} x ({min(values):.2f} to {max(values):.2f})"
 
 
 def embedded_folder() -> str:
@@ -178,7 +177,7 @@ def theirs(name: str, flag: str) -> Served:
     folder, port, dtype = embedded_folder(), free_port(), str(best_dtype("cpu")).removeprefix("torch.")
     command = [str(Path(sys.executable).parent / "transformers"), "serve", folder, "--port", str(port), "--device",
                "cpu", "--dtype", dtype, flag]  # fmt: skip
-    return started(name, command, port, folder)
+    return answering(name, launched(name, command), port, folder)
 
 
 def _rows(cells: Iterable[Sequence[str]]) -> str:
@@ -186,17 +185,19 @@ def _rows(cells: Iterable[Sequence[str]]) -> str:
 
 
 @contextmanager
-def all_running(names: Iterable[str]) -> Iterator[dict[str, Served]]:
-    """Servers by name, and their end."""
+def all_running(*groups: Sequence[str]) -> Iterator[dict[str, Served]]:
+    """Servers by name, and their end. Those of a group are one process."""
     servers: dict[str, Served] = {}
     try:
-        for name in names:
-            if name in THEIRS:
-                servers[name] = theirs(name, THEIRS[name])
+        for group in groups:
+            if group[0] in THEIRS:
+                servers[group[0]] = theirs(group[0], THEIRS[group[0]])
                 continue
-            port = free_port()
-            command = [sys.executable, str(REPO / "benchmarks" / "serve_one.py"), name, str(port)]
-            servers[name] = started(name, command, port, "smollm2-135m")
+            ports = {name: free_port() for name in group}
+            given = [f"{name}={port}" for name, port in ports.items()]
+            command = [sys.executable, str(REPO / "benchmarks" / "serve_one.py"), *given]
+            process = launched("-".join(group), command)
+            servers |= {name: answering(name, process, port, "smollm2-135m") for name, port in ports.items()}
         yield servers
     finally:
         for served in servers.values():
@@ -212,33 +213,33 @@ def all_running(names: Iterable[str]) -> Iterator[dict[str, Served]]:
 def under_load(clients: Sequence[int], pairs: int) -> str:
     """Tokens per second of whole servers."""
     rows = []
-    with all_running(["unwatched", "watched", "held", *THEIRS]) as servers:
-        for n in clients:
-            for a, b, tokens in (
-                ("watched", "unwatched", SHORT), ("watched", "unwatched", LONG), ("held", "watched", SHORT),
-            ):  # fmt: skip
-                rows.append(compared(servers[a], servers[b], n, pairs, tokens))
-            # One answer at a time, theirs takes minutes for many.
-            few, sizes = (min(pairs, 3), (SHORT, LONG)) if n == 1 else (1, (SHORT,))
-            for name, tokens in product(THEIRS, sizes):
-                rows.append(compared(servers["watched"], servers[name], n, few, tokens))
-    return f"""The servers take turns under the same requests (greedy, streamed, each answer cut at so many tokens);
-ratios are of turns that follow one another, median and range. Above 1 the first is slower.
+    with all_running(["unwatched", "watched", "held"], *([name] for name in THEIRS)) as servers:
+        for n, (a, b) in product(clients, OURS):
+            rows.append(_row((a, b), n, compared(servers[a], servers[b], n, pairs)))
+        for n, name in product(clients, THEIRS):
+            # One answer at a time takes minutes for many.
+            few = 1 if n > 1 and name == "transformers serve" else pairs // 2
+            rows.append(_row(("watched", name), n, compared(servers["watched"], servers[name], n, few)))
+    return f"""The servers take turns (greedy, streamed, each answer cut at {TOKENS_LOAD} tokens, no question twice).
+Ratios are of turns that follow one another: the median, with its 95 % interval by drawing turns with replacement. Above
+1 the first is slower.
 
-| servers | clients | tokens an answer | tokens/s | time a token |
+| servers | clients | tokens/s | time a token | turns |
 | --- | --- | --- | --- | --- |
 {_rows(rows)}
 
 Goals: watched at most 1.03 x unwatched, held at most 1.05 x watched, and neither slower than transformers' server.
 
-`watched` reads five gauges at every token, alarms and records; `held` holds the Assistant besides.
+`watched` reads five gauges at every token, alarms and records; `held` holds the Assistant besides. These and
+`unwatched` listen at three ports of one process and share an engine, because two processes of the same server were
+found to differ by a tenth and more for as long as they run.
 `transformers serve` runs as it comes, which is one answer at a time, and with its continuous batching."""
 
 
 def first(clients: Sequence[int], _pairs: int) -> str:
     """Times to a first token, of whole servers and of the engine."""
     rows = []
-    with all_running(["unwatched", "watched"]) as servers:
+    with all_running(["unwatched"], ["watched"]) as servers:
         for n in clients:
             rows.append(first_tokens(servers["watched"], servers["unwatched"], n))
     model, five, _ = embedded()
@@ -323,7 +324,7 @@ def page_of(kept: Mapping[str, str]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--pairs", type=int, default=12)
     parser.add_argument("--clients", default="1,8,32")
     parser.add_argument("--only", default=",".join(SECTIONS), help="sections to time; the page keeps its others")
     parser.add_argument("--quick", action="store_true", help=f"the same as --only {','.join(QUICK)}")
