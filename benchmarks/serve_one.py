@@ -1,8 +1,8 @@
 """Servers for the bench, in one process and on one engine: `python benchmarks/serve_one.py unwatched=PORT watched=PORT
 held=PORT`, or some of them.
 
-Two processes differ by a tenth for as long as they run, whatever they do; servers on the same weights and threads do
-not. Where all are unwatched, the engine has no probes.
+On the same weights and threads, they differ in nothing but what is watched and held. Where all are unwatched, the
+engine has no probes; else the unwatched one's answers pass hooks that have nothing to do.
 """
 
 from __future__ import annotations
