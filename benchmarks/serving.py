@@ -34,7 +34,7 @@ sys.path.insert(0, str(REPO / "benchmarks"))
 
 import machine_line  # noqa: E402
 from serving_first import REQUESTS, ROUNDS, TOKENS, first_token  # noqa: E402
-from serving_steps import FIVE, TRIES, first_ratio, middle, next_turn, step_ratio  # noqa: E402
+from serving_steps import FIVE, TRIES, first_ratio, generate_ratio, middle, next_turn, step_ratio  # noqa: E402
 
 from mien.gauges import GaugeSet, bundled_gauges  # noqa: E402
 from mien.holds import Hold, bundled_hold  # noqa: E402
@@ -269,13 +269,17 @@ def steps(clients: Sequence[int], _pairs: int) -> str:
     """Steps of the engine."""
     model, five, hold = embedded()
     rows = [[str(n), *(step_ratio(model, n, five, held) for held in ((), hold.interventions))] for n in clients]
+    theirs = generate_ratio(model, load(), five)
     return f"""Servers' turns are seconds long, and on a shared machine such turns differ by a tenth and more. The
 same comparison step by step, two batches in one process in turn; median and its 95 % interval. Left out are HTTP,
 one pass more for an answer that is cut at its limit, and what is recorded when it ends.
 
 | answers at a time | watched against unwatched | held against watched |
 | --- | --- | --- |
-{_rows(rows)}"""
+{_rows(rows)}
+
+`transformers serve` writes one answer at a time by transformers' `generate`. A step of a watched answer, alone, takes
+{theirs} as long as one of `generate`, streamed, of the same answer and model."""
 
 
 def turns(_clients: Sequence[int], _pairs: int) -> str:

@@ -7,10 +7,13 @@ once differ less. Left out here are HTTP and what is recorded when an answer end
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import numpy as np
+import torch
 
 from mien.chat import ask
 from mien.engines.hf_live import LiveBatch
@@ -35,18 +38,85 @@ def step_ratio(model: Model, rows: int, gauges: GaugeSet, hold: tuple[Interventi
     probes = panel(gauges, model).probes
     first = _filled(model, LiveBatch(model, probes, max_rows=rows), rows, True, hold)
     second = _filled(model, LiveBatch(model, probes if hold else {}, max_rows=rows), rows, bool(hold), ())
-    ratios = []
-    for i in range(STEPS):
-        seconds = {}
-        for batch in (first, second) if i % 2 else (second, first):
-            begun = time.perf_counter()
-            batch.step()
-            seconds[batch] = time.perf_counter() - begun
-        if first.load().running == second.load().running == rows:
-            ratios.append(seconds[first] / seconds[second])
+    ratios = _ratios(first.step, second.step, lambda: first.load().running == second.load().running == rows)
     first.close()
     second.close()
     return middle(ratios)
+
+
+def generate_ratio(model: Model, other: Model, gauges: GaugeSet) -> str:
+    """Seconds a step while one answer is watched, against a step of transformers' `generate`, streamed: what its
+    server runs for one client.
+
+    Args:
+        other: the same model loaded once more, which has no hooks on it.
+    """
+    watched = _filled(model, LiveBatch(model, panel(gauges, model).probes, max_rows=1), 1, True, ())
+    theirs = _Generating(other, [_asked(other, 0)])
+    try:
+        for _ in range(3):
+            theirs.step()
+        return middle(_ratios(watched.step, theirs.step, lambda: watched.load().running == 1 and not theirs.over))
+    finally:
+        theirs.close()
+        watched.close()
+
+
+def _ratios(first: Callable[[], Any], second: Callable[[], Any], counts: Callable[[], bool]) -> list[float]:
+    """Seconds of the first over seconds of the second, in turn, each going first every other time."""
+    ratios = []
+    for i in range(STEPS):
+        seconds = {}
+        for step in (first, second) if i % 2 else (second, first):
+            begun = time.perf_counter()
+            step()
+            seconds[step] = time.perf_counter() - begun
+        if counts():
+            ratios.append(seconds[first] / seconds[second])
+    return ratios
+
+
+class _Generating:
+    """transformers' `generate` on its own thread, which goes a token on at every `step`."""
+
+    def __init__(self, model: Model, ids: list[Sequence[int]]) -> None:
+        self._go, self._done = threading.Semaphore(0), threading.Semaphore(0)
+        self._prompt, self._stopped, self.over = True, False, False
+        self._thread = threading.Thread(target=self._run, args=(model, torch.tensor(ids)), daemon=True)
+        self._thread.start()
+
+    def step(self) -> None:
+        if not self.over:
+            self._go.release()
+            self._done.acquire()
+
+    def close(self) -> None:
+        self._stopped = True
+        self._go.release()
+        self._thread.join()
+
+    def put(self, _tokens: torch.Tensor) -> None:
+        """Called by `generate` with the prompt first, then with each token."""
+        if self._prompt:
+            self._prompt = False
+            return
+        self._done.release()
+        if not self._stopped:
+            self._go.acquire()
+
+    def end(self) -> None:
+        """Called by `generate` when the answer is over."""
+
+    def _run(self, model: Model, ids: torch.Tensor) -> None:
+        self._go.acquire()
+        try:
+            model.net.generate(  # type: ignore[operator]
+                ids, attention_mask=torch.ones_like(ids), max_new_tokens=4 * STEPS, do_sample=False, streamer=self,
+                stopping_criteria=[lambda tokens, _: torch.full((len(tokens),), self._stopped)],
+            )  # fmt: skip
+        finally:
+            self.over = True
+            self._done.release()
 
 
 def middle(ratios: Sequence[float]) -> str:
@@ -93,11 +163,14 @@ def _first_tokens(batch: LiveBatch, watch: Watch, questions: Sequence[str], toke
 def _filled(model: Model, batch: LiveBatch, rows: int, read: bool, hold: tuple[Intervention, ...]) -> LiveBatch:
     """The batch, with so many answers that write, and go on writing."""
     for i in range(rows):
-        ids = model.chat.prompt_ids(ask(f"Tell me a very long story about the number {i}."))
-        batch.admit(LiveRequest(str(i), ids, Sampling(3 * STEPS, 0.0), 0, read=read, interventions=hold))
+        batch.admit(LiveRequest(str(i), _asked(model, i), Sampling(3 * STEPS, 0.0), 0, read=read, interventions=hold))
     for _ in range(2 * rows):
         batch.step()
     return batch
+
+
+def _asked(model: Model, number: int) -> Sequence[int]:
+    return model.chat.prompt_ids(ask(f"Tell me a very long story about the number {number}."))
 
 
 def next_turn(model: Model, gauges: GaugeSet, tokens: int) -> tuple[int, float, float]:

@@ -19,7 +19,7 @@ from torch import nn
 import random_models as tiny
 from mien import models
 from mien.errors import FingerprintError, FormatError, InputError, MienError, ModelError, NonFiniteError
-from mien.machine import best_dtype
+from mien.machine import best_dtype, vectors_pay
 from mien.models import input_device, load, locate_blocks, wrap
 from mien.residual import watched
 
@@ -508,6 +508,17 @@ def test_the_choice_of_dtype_is_remembered(tmp_path: Path, monkeypatch: pytest.M
     assert str(best_dtype("cpu")) == f"torch.{other}"
     (tmp_path / "machine.json").write_text("garbage")
     assert best_dtype("cpu") in (torch.float32, torch.bfloat16)
+
+
+def test_whether_vectors_pay_is_remembered_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MIEN_CACHE", str(tmp_path))
+    dtype, found = best_dtype("cpu"), vectors_pay()
+    known = json.loads((tmp_path / "machine.json").read_text())
+    assert sorted(known.values()) == sorted([str(dtype).removeprefix("torch."), "mv" if found else "mm"])
+    turned = {key: {"mv": "mm", "mm": "mv"}.get(value, value) for key, value in known.items()}
+    (tmp_path / "machine.json").write_text(json.dumps(turned))
+    assert vectors_pay() is not found
+    assert best_dtype("cpu") == dtype
 
 
 def test_a_cache_that_cannot_be_written_is_no_obstacle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -57,31 +58,56 @@ def best_dtype(device: str) -> torch.dtype:
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
     if device != "cpu":
         return torch.float16 if device == "mps" else torch.float32
-    key = f"{platform.machine()} {_cpu_name()} torch {torch.__version__} threads {torch.get_num_threads()}"
+    found = _remembered("", lambda: "bfloat16" if _bf16_speedup() > 1.3 else "float32")
+    return torch.bfloat16 if found == "bfloat16" else torch.float32
+
+
+def vectors_pay() -> bool:
+    """Whether a bfloat16 matrix times one vector is clearly faster on the CPU than the product for many vectors, given
+    one. Timed once, remembered as the dtype is.
+    """
+    return _remembered(" one vector", lambda: "mv" if _mv_speedup() > 1.1 else "mm") == "mv"
+
+
+def _remembered(what: str, measure: Callable[[], str]) -> str:
+    """What was measured on this machine before, or is now. A cache that cannot be written costs a measurement."""
+    key = f"{platform.machine()} {_cpu_name()} torch {torch.__version__} threads {torch.get_num_threads()}{what}"
     path = cache_dir() / "machine.json"
     try:
         known = json.loads(path.read_text())
     except (OSError, ValueError):
         known = {}
-    if not isinstance(known, dict) or key not in known:
-        known = {**(known if isinstance(known, dict) else {}), key: "bfloat16" if _bf16_speedup() > 1.3 else "float32"}
-        with contextlib.suppress(OSError):  # a cache that cannot be written costs a measurement next time, no more
+    known = known if isinstance(known, dict) else {}
+    if key not in known:
+        known[key] = measure()
+        with contextlib.suppress(OSError):
             temporary = path.with_suffix(f".{os.getpid()}.tmp")
             temporary.write_text(json.dumps(known, indent=1))
             os.replace(temporary, path)
-    return torch.bfloat16 if known[key] == "bfloat16" else torch.float32
+    return str(known[key])
+
+
+def _faster(a: Callable[[], object], b: Callable[[], object], times: int) -> float:
+    """How many times faster `b` is than `a`: best of three runs each, in turn."""
+    best = {a: float("inf"), b: float("inf")}
+    for work in (a, b) * 3:
+        work()
+        start = time.perf_counter()
+        for _ in range(times):
+            work()
+        best[work] = min(best[work], time.perf_counter() - start)
+    return best[a] / best[b]
 
 
 def _bf16_speedup() -> float:
-    best: dict[torch.dtype, float] = {}
-    for dtype in (torch.float32, torch.bfloat16) * 3:
-        x, w = torch.ones(512, 1024, dtype=dtype), torch.ones(1024, 1024, dtype=dtype)
-        torch.nn.functional.linear(x, w)
-        start = time.perf_counter()
-        for _ in range(3):
-            torch.nn.functional.linear(x, w)
-        best[dtype] = min(best.get(dtype, float("inf")), time.perf_counter() - start)
-    return best[torch.float32] / best[torch.bfloat16]
+    pairs = [(torch.ones(512, 1024, dtype=d), torch.ones(1024, 1024, dtype=d)) for d in (torch.float32, torch.bfloat16)]
+    slow, fast = (partial(torch.nn.functional.linear, x, w) for x, w in pairs)
+    return _faster(slow, fast, 3)
+
+
+def _mv_speedup() -> float:
+    x, w = torch.ones(1, 1024, dtype=torch.bfloat16), torch.ones(2048, 1024, dtype=torch.bfloat16)
+    return _faster(partial(torch.nn.functional.linear, x, w), partial(torch.mv, w, x[0]), 30)
 
 
 def _cpu_name() -> str:

@@ -19,6 +19,7 @@ from mien.engines.hf_hooks import EditError, Edits, RowHooks, edits_of
 from mien.engines.hf_outcome import Outcome
 from mien.engines.hf_pass import Passes, positions_of, require_servable
 from mien.engines.hf_rows import WORTH, Rows
+from mien.engines.hf_single import SingleTokens
 from mien.engines.sampling import Chooser, check_sampling
 from mien.engines.stops import special_ids
 from mien.errors import InputError, ModelError
@@ -67,12 +68,14 @@ class LiveBatch:
         self._prefill_tokens = prefill_tokens
         self.cache_tokens = cache_tokens or max(1, CACHE_BYTES // cache_bytes_per_token(model))
         self._hooks = RowHooks(model.blocks, probes)
+        self._single = SingleTokens(model.net)
         try:
             self._passes = Passes(model, self._hooks)
             with torch.inference_mode():
                 require_servable(model, self._passes)
         except BaseException:
             self._hooks.remove()
+            self._single.remove()
             raise
         self._rows = Rows(self._passes.cache, max_rows, self.cache_tokens, int(KEPT * self.cache_tokens))
         self._waiting: deque[Answer] = deque()
@@ -152,6 +155,7 @@ class LiveBatch:
     def close(self) -> None:
         """Take the hooks off the model, and give the memory back. What runs is forgotten."""
         self._hooks.remove()
+        self._single.remove()
         self._rows.answers.clear()
         self._rows.writing = 0
         self._waiting.clear()
