@@ -17,6 +17,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch.nn import functional
 from torch.utils.hooks import RemovableHandle
 
 from mien.engines.hf_prefill import row_edits
@@ -73,12 +74,9 @@ class Running:
     read: bool
     thread: int = field(default_factory=threading.get_ident)
     parts: dict[int, torch.Tensor] = field(default_factory=dict)
+    """By layer that is read: `[b, s, p_l]`, or the stream `[b, 1, d]` of a pass over single tokens. Float32."""
     fired: torch.Tensor | None = None
     """`[b, s]` float32: at how many layers a counted intervention changed the stream; None: none was there."""
-
-    def projections(self, device: torch.device) -> torch.Tensor:
-        """`[b, s, p]` float32, probes of all layers side by side, layers ascending."""
-        return torch.cat([self.parts[layer].to(device) for layer in sorted(self.parts)], -1)
 
 
 class RowHooks:
@@ -95,6 +93,7 @@ class RowHooks:
         self.layers = tuple(self._probes)
         """Layers that are read, ascending."""
         self._running: Running | None = None
+        self._together: tuple[torch.Tensor, torch.Tensor] | None = None
         self._blocks = blocks.modules
         self._handles: dict[int, RemovableHandle] = {}
         self._put_on(self.layers)
@@ -120,6 +119,17 @@ class RowHooks:
         finally:
             self._running = None
 
+    def projections(self, running: Running, device: torch.device) -> torch.Tensor:
+        """`[b, s, p]` float32 of a pass that read, probes of all layers side by side, layers ascending."""
+        parts = [running.parts[layer].to(device) for layer in self.layers]
+        if parts[0].shape[1] > 1:
+            return torch.cat(parts, -1)
+        if self._together is None:
+            self._together = _side_by_side([v.to(device) for v in self._probes.values()])
+        probes, columns = self._together
+        every = torch.bmm(torch.cat(parts, 1).transpose(0, 1), probes)  # [l, b, most p_l]
+        return every.transpose(0, 1).flatten(1).index_select(1, columns)[:, None]
+
     def _hook(self, layer: int, _module: Any, _args: Any, output: Any) -> Any:
         running = self._running
         if running is None:
@@ -132,13 +142,27 @@ class RowHooks:
         for edit in edits or ():
             h = _edited(layer, h, edit, running)
         if read:
-            probe = self._probes[layer]
-            if probe.device != h.device:
-                probe = self._probes[layer] = probe.to(h.device)
-            running.parts[layer] = h.float() @ probe
+            # Small products take longer than what they compute, so those of single tokens are made together at the end.
+            single = h.shape[1] == 1
+            running.parts[layer] = h.to(torch.float32, copy=True) if single else h.float() @ self._probe(layer, h)
         if not edits:
             return None
         return h if isinstance(output, torch.Tensor) else (h, *output[1:])
+
+    def _probe(self, layer: int, h: torch.Tensor) -> torch.Tensor:
+        probe = self._probes[layer]
+        if probe.device != h.device:
+            probe = self._probes[layer] = probe.to(h.device)
+        return probe
+
+
+def _side_by_side(probes: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Probes `[d, p_l]` of all layers as one, `[l, d, most p_l]`, and which of its columns are not padding."""
+    widths = [v.shape[1] for v in probes]
+    most = max(widths)
+    columns = [i * most + k for i, n in enumerate(widths) for k in range(n)]
+    padded = [functional.pad(v, (0, most - n)) for v, n in zip(probes, widths, strict=True)]
+    return torch.stack(padded), torch.tensor(columns, device=probes[0].device)
 
 
 def _edited(layer: int, h: torch.Tensor, edit: Edit, running: Running) -> torch.Tensor:

@@ -99,7 +99,7 @@ class Passes:
                 found = None
                 with stopping_after(model.blocks, until):
                     run_partly(model.blocks, **inputs)
-        return Passed(found, running.projections(device) if read else None, running.fired)
+        return Passed(found, self._hooks.projections(running, device) if read else None, running.fired)
 
     def _masks(self, positions: torch.Tensor, columns: int) -> torch.Tensor | dict[str, torch.Tensor]:
         """What is added to attention scores, `[b, 1, s, c]`: 0, or the lowest number where nothing is to be seen."""
