@@ -3,9 +3,9 @@ docs/serving.md.
 
     python benchmarks/serving.py [--pairs 12] [--clients 1,8,32] [--only first] [--quick]
 
-The servers take turns, one under load at a time: each turn is a question from each of so many clients at once,
-streamed. Figures are medians of the ratios of turns that follow one another. Other sections time first tokens, of many
-short answers; the same step by step in one process, where arrivals and HTTP are out of the way; and a chat's next turn.
+The servers take turns, one under load at a time: each turn is a few questions from each of so many clients, streamed.
+Figures are medians of the ratios of turns that follow one another. Other sections time first tokens, of many short
+answers; the same step by step in one process, where arrivals and HTTP are out of the way; and a chat's next turn.
 `--quick` times these last two, which need no other server and are steady, in minutes.
 """
 
@@ -42,8 +42,11 @@ from mien.jobs.scan import chosen  # noqa: E402
 from mien.machine import best_dtype  # noqa: E402
 from mien.models import Model, load  # noqa: E402
 
-TOKENS_LOAD = 64
-"""Of an answer under load. What is done once when one ends is a larger part of a short one."""
+TOKENS_LOAD, SPREAD = 64, 40
+"""Of an answer under load, in the middle, and how far their lengths lie apart. What is done once when one ends is a
+larger part of a short one."""
+ASKED = 3
+"""Questions of a client in a turn; one where transformers' servers are compared, which need minutes for it."""
 OURS = {("watched", "unwatched"): 1.03, ("held", "watched"): 1.05}
 """Servers that are compared, and how many times the second's time a token the first may take."""
 _NUMBERS = count(1)
@@ -94,23 +97,13 @@ def answering(name: str, process: subprocess.Popen[Any], port: int, model: str) 
     raise SystemExit(f"{name} did not answer within five minutes; see its log in {REPO / 'runs'}.")
 
 
-@dataclass
-class Streamed:
-    """One answer: its tokens, and seconds from the question to the first, the last and the end."""
-
-    tokens: int
-    first: float
-    last: float
-    end: float
-
-
-async def one(client: httpx.AsyncClient, served: Served, question: str, tokens: int) -> Streamed:
-    """One streamed answer."""
+async def one(client: httpx.AsyncClient, served: Served, question: str, tokens: int) -> tuple[int, float]:
+    """Tokens of one streamed answer, and seconds to its first."""
     body = {
         "model": served.model, "messages": [{"role": "user", "content": question}],
         "max_tokens": tokens, "temperature": 0, "stream": True, "stream_options": {"include_usage": True},
     }  # fmt: skip
-    begun, times, usage = time.perf_counter(), list[float](), 0
+    begun, first, chunks, usage = time.perf_counter(), 0.0, 0, 0
     async with client.stream("POST", f"{served.base}/v1/chat/completions", json=body) as response:
         response.raise_for_status()
         async for line in response.aiter_lines():
@@ -119,8 +112,9 @@ async def one(client: httpx.AsyncClient, served: Served, question: str, tokens: 
             found = json.loads(line[6:])
             usage = (found.get("usage") or {}).get("completion_tokens") or usage
             if any((choice.get("delta") or {}).get("content") for choice in found.get("choices", ())):
-                times.append(time.perf_counter() - begun)
-    return Streamed(usage or len(times), times[0], times[-1], time.perf_counter() - begun)
+                chunks += 1
+                first = first or time.perf_counter() - begun
+    return usage or chunks, first
 
 
 def questions_of(number: int, n: int) -> list[str]:
@@ -128,33 +122,36 @@ def questions_of(number: int, n: int) -> list[str]:
     return [f"Part {number}. Tell me all you know about {topic}." for topic in TOPICS[:n]]
 
 
-async def turn(served: Served, clients: int) -> tuple[float, float]:
-    """Tokens per second, of a question from each of so many clients at once, and seconds from the last token of all to
-    the end. No two turns have the same questions.
+async def turn(served: Served, clients: int, asked: int) -> float:
+    """Tokens per second, of so many clients who ask so many questions each, one after another. No two turns have the
+    same questions, and answers are cut at lengths that differ, so that they do not all begin and end together.
     """
+
+    async def talk(client: httpx.AsyncClient, place: int) -> int:
+        return sum([(await one(client, served, q, TOKENS_LOAD + (5 * place + 11 * k) % SPREAD - SPREAD // 2))[0]
+                    for k, q in enumerate(each[place] for each in rounds)])  # fmt: skip
+
+    rounds = [questions_of(next(_NUMBERS), clients) for _ in range(asked)]
     async with httpx.AsyncClient(timeout=600) as client:
-        asked = questions_of(next(_NUMBERS), clients)
         begun = time.perf_counter()
-        answers = await asyncio.gather(*(one(client, served, question, TOKENS_LOAD) for question in asked))
-        seconds = time.perf_counter() - begun
-    return sum(a.tokens for a in answers) / seconds, max(a.end for a in answers) - max(a.last for a in answers)
+        tokens = await asyncio.gather(*(talk(client, place) for place in range(clients)))
+        return sum(tokens) / (time.perf_counter() - begun)
 
 
-def compared(a: Served, b: Served, clients: int, pairs: int, goal: float) -> list[str]:
+def compared(a: Served, b: Served, clients: int, pairs: int, goal: float, asked: int = 1) -> list[str]:
     """`a` beside `b`: cells of the table's row."""
-    asyncio.run(turn(a, clients))
+    asyncio.run(turn(a, clients, 1))
     try:
-        asyncio.run(turn(b, clients))
+        asyncio.run(turn(b, clients, 1))
     except httpx.HTTPError as error:
-        return [f"{a.name} against {b.name}", str(clients), "0", f"{b.name} failed: {type(error).__name__}", *"---"]
-    rates, ends = [], []
+        return [f"{a.name} against {b.name}", str(clients), "0", f"{b.name} failed: {type(error).__name__}", "-", "-"]
+    rates = []
     for i in range(pairs):
-        turns = {served.name: asyncio.run(turn(served, clients)) for served in ((a, b) if i % 2 == 0 else (b, a))}
-        rates.append((turns[a.name][0], turns[b.name][0]))
-        ends.append((turns[a.name][1], turns[b.name][1]))
-    print(f"{a.name} against {b.name}, {clients}: {rates}; ends {ends}", flush=True)
-    mine, theirs = 1000 * np.median(ends, 0)
-    return [*compared_row((a.name, b.name), clients, rates, goal), f"{mine:.0f} and {theirs:.0f}"]
+        order = (a, b) if i % 2 == 0 else (b, a)
+        turns = {served.name: asyncio.run(turn(served, clients, asked)) for served in order}
+        rates.append((turns[a.name], turns[b.name]))
+    print(f"{a.name} against {b.name}, {clients}: {rates}", flush=True)
+    return compared_row((a.name, b.name), clients, rates, goal)
 
 
 def compared_row(names: tuple[str, str], clients: int, rates: Sequence[tuple[float, float]], goal: float) -> list[str]:
@@ -229,19 +226,19 @@ def under_load(clients: Sequence[int], pairs: int) -> str:
     rows = []
     with all_running(["unwatched", "watched", "held"], *([name] for name in THEIRS)) as servers:
         for n, ((a, b), goal) in product(clients, OURS.items()):
-            rows.append(compared(servers[a], servers[b], n, pairs, goal))
+            rows.append(compared(servers[a], servers[b], n, pairs, goal, ASKED))
         for n, name in product(clients, THEIRS):
             # One answer at a time takes minutes for many.
             few = 1 if n > 1 and name == "transformers serve" else pairs // 2
             rows.append(compared(servers["watched"], servers[name], n, few, 1.0))
-    return f"""The servers take turns (greedy, streamed, each answer cut at {TOKENS_LOAD} tokens, no question twice).
-Ratios are of turns that follow one another: the median, with its 95 % interval by drawing turns with replacement. Above
-1 the first is slower. A goal is met where the median does; an interval that reaches across it has not shown so. What
-comes after a turn's last token, in milliseconds, is steadier: for a watched answer a pass to read the token that the
-limit cut it at, and its record.
+    return f"""The servers take turns: each client asks {ASKED} questions one after another (one where transformers'
+servers are compared), greedy and streamed, no question twice, answers cut at {TOKENS_LOAD - SPREAD // 2} to
+{TOKENS_LOAD + SPREAD // 2 - 1} tokens so that they do not all end together. Ratios are of turns that follow one
+another: the median, with its 95 % interval by drawing turns with replacement. Above 1 the first is slower. A goal is
+met where the median does; an interval that reaches across it has not shown so.
 
-| servers | clients | turns | tokens/s | time a token | goal | after the last token |
-| --- | --- | --- | --- | --- | --- | --- |
+| servers | clients | turns | tokens/s | time a token | goal |
+| --- | --- | --- | --- | --- | --- |
 {_rows(rows)}
 
 `watched` reads five gauges at every token, alarms and records; `held` holds the Assistant besides. These and

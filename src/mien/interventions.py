@@ -269,6 +269,8 @@ class CapSpace:
 
     def edit(self, layer: int, h: torch.Tensor) -> torch.Tensor:
         wide, missing, writes = self._missing(layer, h)
+        if h.device.type == "cpu" and not missing.any():  # elsewhere, asking would wait for the device
+            return h
         new = (wide + missing @ writes).to(h.dtype)
         return torch.where((missing != 0).any(-1, keepdim=True), new, h)
 

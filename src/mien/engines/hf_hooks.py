@@ -173,6 +173,8 @@ def _edited(layer: int, h: torch.Tensor, edit: Edit, running: Running) -> torch.
         new = edit.intervention.edit(layer, part)
     except Exception as error:
         raise EditError(edit.intervention) from error
+    if new is part:
+        return h
     if edit.counted:
         _count(running, (new != part).any(-1).float(), rows, h)
     return new if rows is None else h.index_copy(0, rows, new)

@@ -21,6 +21,36 @@ KEPT_FOR_DELIVERY = 1.5 * DAY
 """Seconds. An alarm still owed to a webhook outlives a shorter retention for this long, and no longer."""
 
 
+# Made once: to make a statement takes longer than SQLite takes to carry it out.
+_REQUEST: sa.BindParameter[str] = sa.bindparam("of_request")
+_PLACE: sa.BindParameter[int] = sa.bindparam("of_place")
+_CONVERSATION: sa.BindParameter[str] = sa.bindparam("of_conversation")
+_OWNER: sa.BindParameter[str] = sa.bindparam("of_owner")
+_GAUGE: sa.BindParameter[str] = sa.bindparam("of_gauge")
+_KNOWN = sa.select(db.turns.c.id).where(db.turns.c.request == _REQUEST, db.turns.c.place == _PLACE)
+_SPOKEN = sa.select(db.conversations.c.last_at).where(db.conversations.c.id == _CONVERSATION)
+_SPEAK = db.conversations.insert()
+_SPEAK_ON = (
+    db.conversations.update().where(db.conversations.c.id == _CONVERSATION).values(last_at=sa.bindparam("of_time"))
+)
+_TURN, _READINGS, _ALARMS = db.turns.insert(), db.readings.insert(), db.alarms.insert()
+_SAME = (db.turns.c.conversation == _CONVERSATION) & (db.turns.c.owner == _OWNER)
+_BEFORE = (
+    sa.select(db.readings.c.alarm)
+    .join(db.turns, db.turns.c.id == db.readings.c.turn)
+    .where(_SAME, db.turns.c.place < _PLACE, db.readings.c.gauge == _GAUGE)
+    .order_by(db.turns.c.place.desc(), db.turns.c.id.desc(), db.readings.c.rank.desc())
+    .limit(1)
+)
+_TOLD = (
+    sa.select(db.alarms.c.id)
+    .join(db.turns, db.turns.c.id == db.alarms.c.turn)
+    .where(_SAME, db.alarms.c.conversation == _CONVERSATION, db.alarms.c.place == _PLACE)
+    .where(db.alarms.c.gauge == _GAUGE, db.alarms.c.kind == "drift")
+    .limit(1)
+)
+
+
 def usable_name(text: str, most: int = db.MAX_NAME) -> bool:
     """Whether the history can keep it as an id or a name: not empty, not too long, printable, no blanks around it."""
     return 0 < len(text) <= most and text.isprintable() and text.strip() == text
@@ -34,8 +64,7 @@ def write_turn(
     Raises InputError if the turn holds what cannot be stored.
     """
     _check(turn)
-    same = (db.turns.c.request == turn.request) & (db.turns.c.place == turn.index)
-    known = connection.execute(sa.select(db.turns.c.id).where(same)).scalar()
+    known = connection.execute(_KNOWN, {"of_request": turn.request, "of_place": turn.index}).scalar()
     if known is not None:
         rows = connection.execute(sa.select(db.alarms).where(db.alarms.c.turn == known).order_by(db.alarms.c.id))
         return [alarm_of(row) for row in rows]
@@ -43,9 +72,9 @@ def write_turn(
     turn_id = _insert_turn(connection, turn, text)
     off = [reading for reading in turn.readings if _is_news(connection, turn, reading)]
     alarms = _number(connection, turn, off)
-    _insert(connection, db.alarms, ({"turn": turn_id, **_alarm_row(alarm)} for alarm in alarms))
+    _insert(connection, _ALARMS, ({"turn": turn_id, **_alarm_row(alarm)} for alarm in alarms))
     owed = ((alarm.id, target) for alarm in alarms for target in targets)
-    _insert(connection, db.deliveries, ({"alarm": a, "target": t, **_fresh(now)} for a, t in owed))
+    _insert(connection, db.deliveries.insert(), ({"alarm": a, "target": t, **_fresh(now)} for a, t in owed))
     return alarms
 
 
@@ -90,10 +119,10 @@ def _check(turn: Turn) -> None:
         raise InputError("A turn cannot be recorded: its time and its statistics must be finite numbers.")
 
 
-def _insert(connection: sa.Connection, table: sa.Table, rows: Iterable[dict[str, object]]) -> None:
+def _insert(connection: sa.Connection, statement: sa.Insert, rows: Iterable[dict[str, object]]) -> None:
     listed = list(rows)
     if listed:
-        connection.execute(table.insert(), listed)
+        connection.execute(statement, listed)
 
 
 def _number_or_none(value: float | None) -> float | None:
@@ -102,13 +131,11 @@ def _number_or_none(value: float | None) -> float | None:
 
 
 def _insert_turn(connection: sa.Connection, turn: Turn, text: str | None) -> int:
-    spoken = sa.select(db.conversations.c.last_at).where(db.conversations.c.id == turn.conversation)
-    last_at = connection.execute(spoken).scalar()
+    last_at = connection.execute(_SPOKEN, {"of_conversation": turn.conversation}).scalar()
     if last_at is None:
-        connection.execute(db.conversations.insert().values(id=turn.conversation, last_at=float(turn.at)))
+        connection.execute(_SPEAK, {"id": turn.conversation, "last_at": float(turn.at)})
     elif last_at < turn.at:
-        here = db.conversations.c.id == turn.conversation
-        connection.execute(db.conversations.update().where(here).values(last_at=float(turn.at)))
+        connection.execute(_SPEAK_ON, {"of_conversation": turn.conversation, "of_time": float(turn.at)})
     row = {
         "conversation": turn.conversation,
         "place": turn.index,
@@ -124,11 +151,11 @@ def _insert_turn(connection: sa.Connection, turn: Turn, text: str | None) -> int
         "owner": turn.owner,
         "text": text,
     }
-    key = connection.execute(db.turns.insert().values(row)).inserted_primary_key
+    key = connection.execute(_TURN, row).inserted_primary_key
     assert key is not None
     turn_id = int(key[0])
     rows = ({"turn": turn_id, "rank": rank, **_reading_row(r)} for rank, r in enumerate(turn.readings))
-    _insert(connection, db.readings, rows)
+    _insert(connection, _READINGS, rows)
     return turn_id
 
 
@@ -149,24 +176,12 @@ def _is_news(connection: sa.Connection, turn: Turn, reading: GaugeReading) -> bo
     nothing of it, or a client that knows an id could keep alarms from being told."""
     if reading.alarm != "drift":
         return reading.alarm is not None
-    same = (db.turns.c.conversation == turn.conversation) & (db.turns.c.owner == turn.owner)
-    before = (
-        sa.select(db.readings.c.alarm)
-        .join(db.turns, db.turns.c.id == db.readings.c.turn)
-        .where(same, db.turns.c.place < turn.index, db.readings.c.gauge == reading.gauge)
-        .order_by(db.turns.c.place.desc(), db.turns.c.id.desc(), db.readings.c.rank.desc())
-        .limit(1)
-    )
-    if connection.execute(before).scalar() == "drift":
+    here = {
+        "of_conversation": turn.conversation, "of_owner": turn.owner, "of_place": turn.index, "of_gauge": reading.gauge,
+    }  # fmt: skip
+    if connection.execute(_BEFORE, here).scalar() == "drift":
         return False
-    told = (
-        sa.select(db.alarms.c.id)
-        .join(db.turns, db.turns.c.id == db.alarms.c.turn)
-        .where(same, db.alarms.c.conversation == turn.conversation, db.alarms.c.place == turn.index)
-        .where(db.alarms.c.gauge == reading.gauge, db.alarms.c.kind == "drift")
-        .limit(1)
-    )
-    return connection.execute(told).first() is None
+    return connection.execute(_TOLD, here).first() is None
 
 
 def _number(connection: sa.Connection, turn: Turn, off: Sequence[GaugeReading]) -> list[Alarm]:
@@ -226,7 +241,7 @@ def _write_texts(connection: sa.Connection, conversation: str, messages: Sequenc
         here = (db.texts.c.conversation == conversation) & db.texts.c.digest.in_(digests)
         for digest in connection.execute(sa.select(db.texts.c.digest).where(here)).scalars():
             del rows[digest]
-    _insert(connection, db.texts, rows.values())
+    _insert(connection, db.texts.insert(), rows.values())
     return parent
 
 
