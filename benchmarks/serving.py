@@ -235,7 +235,8 @@ def under_load(clients: Sequence[int], pairs: int) -> str:
 servers are compared), greedy and streamed, no question twice, answers cut at {TOKENS_LOAD - SPREAD // 2} to
 {TOKENS_LOAD + SPREAD // 2 - 1} tokens so that they do not all end together. Ratios are of turns that follow one
 another: the median, with its 95 % interval by drawing turns with replacement. Above 1 the first is slower. A goal is
-met where the median does; an interval that reaches across it has not shown so.
+met where the median does; an interval that reaches across it has not shown so. Below 1, where the first does more work
+than the second, is the machine's own noise.
 
 | servers | clients | turns | tokens/s | time a token | goal |
 | --- | --- | --- | --- | --- | --- |
