@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from transcripts import cases, scanned
 from mien.contrasts import load_contrasts
 from mien.engines.hf import HfEngine
 from mien.evidence import auc
-from mien.gauges import Gauge, GaugeSet
+from mien.gauges import Gauge, GaugeSet, load_gauges, save_gauges
 from mien.jobs.axis import make_axis
 from mien.jobs.baseline import gauge_of, set_baseline
 from mien.jobs.contrast import contrast_gauge
@@ -47,7 +48,7 @@ def second_reader(
     theirs = set_baseline(GaugeSet(info.id, info.fingerprint, info.d_model, (own_axis,)), model).gauges
     sets = [
         GaugeSet(reader.info.id, reader.info.fingerprint, reader.info.d_model,
-                 (*own, *(contrast_gauge(load_contrasts(name), reader).gauges[0] for name in names)))
+                 (*own, *(_from_contrasts(name, reader, base / "gauges") for name in names)))
         for reader, own in ((first, (axis,)), (model, theirs))
     ]  # fmt: skip
     print("gauges of both readers are made", flush=True)
@@ -71,6 +72,18 @@ def second_reader(
         f"reader's. Rank correlation of the two readers' sigma over the same answers; conversations are drawn."
     )
     return "\n\n".join([opening, table(head, rows), _aucs(contrasts, sets, files, again), _cases(said)])
+
+
+def _from_contrasts(name: str, reader: Model, folder: Path) -> Gauge:
+    """Made once of a set of contrasts as it is: with another reader's baseline it takes minutes."""
+    given = load_contrasts(name)
+    of = hashlib.sha256(repr((given, reader.info.fingerprint)).encode()).hexdigest()[:16]
+    path = folder / f"{name}-{of}.gauge"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        save_gauges(contrast_gauge(given, reader), path)
+        print(f"{name} of {reader.info.id} is made", flush=True)
+    return load_gauges(path).gauges[0]
 
 
 def _aucs(contrasts: Mapping[str, str], sets: list[GaugeSet], files: list[Labels], again: list[Labels]) -> str:
