@@ -128,8 +128,11 @@ async def turn(served: Served, clients: int, asked: int) -> float:
     """
 
     async def talk(client: httpx.AsyncClient, place: int) -> int:
-        return sum([(await one(client, served, q, TOKENS_LOAD + (5 * place + 11 * k) % SPREAD - SPREAD // 2))[0]
-                    for k, q in enumerate(each[place] for each in rounds)])  # fmt: skip
+        tokens = 0
+        for k, questions in enumerate(rounds):
+            most = TOKENS_LOAD - SPREAD // 2 + (5 * place + 11 * k) % SPREAD
+            tokens += (await one(client, served, questions[place], most))[0]
+        return tokens
 
     rounds = [questions_of(next(_NUMBERS), clients) for _ in range(asked)]
     async with httpx.AsyncClient(timeout=600) as client:
@@ -170,7 +173,7 @@ def first_tokens(a: Served, b: Served, clients: int) -> list[str]:
 
     async def burst(client: httpx.AsyncClient, name: str, number: int) -> list[float]:
         wanted = questions_of(number, clients)
-        return [a.first for a in await asyncio.gather(*(one(client, served[name], q, TOKENS) for q in wanted))]
+        return [first for _, first in await asyncio.gather(*(one(client, served[name], q, TOKENS) for q in wanted))]
 
     return [str(clients), *first_token(burst, (a.name, b.name), clients, _NUMBERS)]
 
@@ -244,6 +247,8 @@ than the second, is the machine's own noise.
 
 `watched` reads five gauges at every token, alarms and records; `held` holds the Assistant besides. These and
 `unwatched` listen at three ports of one process and share an engine, so that they differ in nothing else.
+An answer whose tokens a log would cut otherwise is read again, so that its reading is what `mien scan` gives for it; the
+others wait for that pass, which tells where many answers end.
 `transformers serve` runs as it comes, which is one answer at a time, and with its continuous batching."""
 
 
