@@ -93,6 +93,19 @@ def test_readings_are_those_of_a_plain_pass(family: str) -> None:
         assert np.isnan(end.spans[2]).all()
 
 
+def test_layers_may_have_unequal_numbers_of_probes() -> None:
+    two, one, three = (probes_of(MODEL, [layer], n)[layer] for layer, n in ((3, 2), (0, 1), (2, 3)))
+    probes = {3: two, 0: one, 2: three}
+    asked = request("r", range(5, 15), 6, read=True, spans=((2, 9),))
+    end = ends({"r": alone(MODEL, asked, probes)})["r"]
+    plain = naive_read(MODEL, asked.prompt_ids + end.ids, 10, probes)
+    assert end.tokens is not None
+    assert end.spans is not None
+    assert end.tokens.shape == (6, 6)
+    np.testing.assert_allclose(end.tokens, plain[10:], atol=2e-4, rtol=1e-4)
+    np.testing.assert_allclose(end.spans[0], plain[2:9].mean(0), atol=2e-4, rtol=1e-4)
+
+
 # Each alone, whatever happens beside it
 
 ACTS: dict[str, tuple[Intervention, ...]] = {
