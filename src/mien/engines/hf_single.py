@@ -1,7 +1,7 @@
 """Linear layers given one token, on a CPU in bfloat16: a matrix times a vector instead of the product for many tokens.
 
-That product costs as much for one token as for sixteen. Both add up in float32 and round once, so an answer written
-alone has the words that it has beside others. This file does not know passes, caches or requests.
+That product costs as much for one token as for sixteen. Both add up in float32 and round once, so they differ by that
+rounding at most. This file does not know passes, caches or requests.
 """
 
 from __future__ import annotations
