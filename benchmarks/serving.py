@@ -247,8 +247,8 @@ than the second, is the machine's own noise.
 
 `watched` reads five gauges at every token, alarms and records; `held` holds the Assistant besides. These and
 `unwatched` listen at three ports of one process and share an engine, so that they differ in nothing else.
-An answer whose tokens a log would cut otherwise is read again, so that its reading is what `mien scan` gives for it.
-The others wait for that pass, which tells where many answers end.
+An answer whose tokens a log would cut otherwise is read again, so that its reading is what `mien scan` gives for it:
+beside what the others write, in the same passes.
 `transformers serve` runs as it comes, which is one answer at a time, and with its continuous batching."""
 
 

@@ -145,8 +145,8 @@ def test_a_sink_that_raises_ends_its_own_request_only(engine: HfLiveEngine) -> N
 
 def test_nothing_runs_while_there_is_nothing_to_do(engine: HfLiveEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     steps: list[int] = []
-    prefill = engine._batch.prefill
-    monkeypatch.setattr(engine._batch, "prefill", lambda: steps.append(1) or prefill())
+    passes = engine._batch.passes
+    monkeypatch.setattr(engine._batch, "passes", lambda: steps.append(1) or passes())
     for i in range(9):
         heard(engine, request(f"{i}", [1, 2], 1)).end()
     assert len(steps) == 9

@@ -36,12 +36,16 @@ class Answer:
         self.ended = False
         self.broken = False
         """Whether its keys and values may hold NaN."""
+        self.shallow = False
+        """Whether it has no keys and values in layers deeper than those that are read."""
         most = request.sampling.max_tokens
         self.draws: list[float] = stream(request.seed, most).tolist() if request.sampling.temperature > 0 else []
         self._stop_ids = chat.stop_ids
         self._spoken = Spoken(chat, (*request.stop, *chat.stop_strings), hidden)
         self.reads = request.read and n_probes > 0
         """Whether anything is to be projected."""
+        self.only_read = self.reads and not most and not request.interventions
+        """Whether nothing is wanted of it but what the deepest layer that is read, and those before it, tell."""
         self._reads: list[np.ndarray] = []
         self.ids = request.prompt_ids
         # Of the prompt's tokens, for its spans, and for others whose prompts begin alike.
@@ -49,6 +53,8 @@ class Answer:
         self.fired = np.zeros(len(request.prompt_ids))
         self._fired_since: list[float] = []
         self.acts = acting(request.interventions, "prompt")
+        self.acts_since = acting(request.interventions, "response")
+        """What is done to the stream of its own tokens."""
         self._slots_a_token = {phase: self._counted(phase) for phase in ("prompt", "response")}
 
     @property
@@ -80,25 +86,31 @@ class Answer:
         """Whether a span lies among the next `n` tokens of the prompt."""
         return self.reads and any(s < e and s < self.fed + n and self.fed < e for s, e in self.request.spans)
 
-    def shares(self, other: Begun, fed: int, n: int) -> bool:
+    def shares(self, other: Answer, fed: int, n: int) -> bool:
         """Whether another one that will have `fed` tokens begins with the first `n` of its prompt, whose last token
         every answer feeds itself.
         """
-        return n <= min(len(self.ids) - 1, fed) and alike(self, other, n)
+        may = self.only_read or not (other.shallow or other.only_read)
+        return may and n <= min(len(self.ids) - 1, fed) and alike(self, other, n)
 
     def may_borrow(self, other: Begun, over: int) -> int:
         """How many of its prompt's tokens it need not feed, as another one has fed them, and read them if need be; 0 if
         those in common are no more than `over`.
         """
-        n = shared(self, other, min(len(self.ids) - 1, other.fed), over)
+        n = shared(self, other, min(len(self.ids) - 1, other.fed), over) if self._can_follow(other) else 0
         if self.reads and n:
             unread = np.isnan(other.known[:n, 0])
             missing = (np.flatnonzero(unread[s:e])[:1] + s for s, e in self.request.spans if s < n)
             n = min([n, *(int(first) for places in missing for first in places)])
         return n
 
+    def _can_follow(self, other: Begun) -> bool:
+        """Whether the keys and values that another one has are enough to begin with."""
+        return self.only_read or not other.shallow
+
     def borrow(self, other: Begun, n: int) -> None:
         """Its keys and values of the first `n` tokens have been copied."""
+        self.shallow |= other.shallow
         self.known[:n], self.fired[:n] = other.known[:n], other.fired[:n]
         self._borrowed += n - self.fed
         self.fed = n
@@ -113,13 +125,13 @@ class Answer:
         if self.broken or fed < 1:
             return None
         n = len(self.ids)
-        if fed > n and not same_acts(self.acts, acting(self.request.interventions, "response")):
+        if fed > n and not same_acts(self.acts, self.acts_since):
             fed = n
         known, fired = self.known[:fed], self.fired[:fed]
         if fed > n:
             known = np.concatenate([known, self._tokens(fed - n)])
             fired = np.concatenate([fired, self._fired_since[: fed - n]])
-        return Kept(self.acts, (*self.ids, *self._spoken.ids)[:fed], known, fired)
+        return Kept(self.acts, (*self.ids, *self._spoken.ids)[:fed], known, fired, self.shallow)
 
     def read_prompt(self, n: int, projections: np.ndarray | None, fired: np.ndarray | None) -> None:
         """The next `n` tokens of the prompt have been fed; `projections` `[n, p]`, `fired` `[n]`, if there are any."""
@@ -129,6 +141,15 @@ class Answer:
         if fired is not None:
             self.fired[fresh] = fired
         self.fed += n
+
+    def read_on(self, n: int, whole: bool) -> list[LiveEvent]:
+        """The last `n` tokens fed went through the layers that are read, and no deeper unless they went through the
+        `whole` model; gives what is to be told. Numbers that are none end it at once, as in `take`.
+        """
+        self.shallow |= not whole
+        if not np.isfinite(self.known[self.fed - n : self.fed]).all():
+            return [self.end("error", error=_NOT_FINITE)]
+        return [] if self.left else [self.end("length")]
 
     def read_token(self, projections: np.ndarray | None, fired: np.ndarray | None) -> None:
         """The newest token has been fed; `projections` `[1, p]`, `fired` `[1]`, if there are any."""

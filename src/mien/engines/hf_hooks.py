@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -23,6 +23,9 @@ from torch.utils.hooks import RemovableHandle
 from mien.engines.hf_prefill import row_edits
 from mien.models import Blocks, stream_of
 from mien.records import Intervention, Tokens
+
+FEW = 64
+"""Most single tokens of a pass that are projected together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,24 +60,36 @@ def counts(intervention: Intervention) -> bool:
     return bool(getattr(intervention, "counts_firing", False))
 
 
-def edits_of(rows: Sequence[Sequence[Intervention]], phase: Tokens, device: torch.device) -> Edits:
-    """The edits of a pass over rows with these interventions. Rows with one intervention object are edited at once."""
+def edits_of(rows: Sequence[tuple[Intervention, ...]], device: torch.device) -> Edits:
+    """The edits of a pass over rows on which these act. Rows with one intervention object are edited at once."""
     table: dict[int, list[Edit]] = {}
-    for intervention, where in row_edits([acting(each, phase) for each in rows], device):
+    for intervention, where in row_edits(rows, device):
         for layer in intervention.layers:
             table.setdefault(layer, []).append(Edit(intervention, where, counts(intervention)))
     return table
 
 
+def edits_by_token(edits: Edits, owner: torch.Tensor) -> Edits:
+    """The same where tokens stand for rows; `owner` `[t]` is the row of each."""
+    rows = {id(edit.rows): edit.rows for each in edits.values() for edit in each if edit.rows is not None}
+    tokens = {key: torch.isin(owner, where).nonzero()[:, 0] for key, where in rows.items()}
+    return {
+        layer: [edit if edit.rows is None else replace(edit, rows=tokens[id(edit.rows)]) for edit in each]
+        for layer, each in edits.items()
+    }
+
+
 @dataclass
 class Running:
-    """One pass: what is done in it, and what came out."""
+    """One pass: what is done in it, and what came out. Where tokens of several rows stand one behind another in one,
+    each token is taken as a row of its own."""
 
     edits: Edits
     read: bool
+    flat: bool = False
     thread: int = field(default_factory=threading.get_ident)
     parts: dict[int, torch.Tensor] = field(default_factory=dict)
-    """By layer that is read: `[b, s, p_l]`, or the stream `[b, 1, d]` of a pass over single tokens. Float32."""
+    """By layer that is read: `[b, s, p_l]`, or the stream `[b, 1, d]` of a pass over few single tokens. Float32."""
     fired: torch.Tensor | None = None
     """`[b, s]` float32: at how many layers a counted intervention changed the stream; None: none was there."""
 
@@ -122,7 +137,7 @@ class RowHooks:
     def projections(self, running: Running, device: torch.device) -> torch.Tensor:
         """`[b, s, p]` float32 of a pass that read, probes of all layers side by side, layers ascending."""
         parts = [running.parts[layer].to(device) for layer in self.layers]
-        if parts[0].shape[1] > 1:
+        if not _few(parts[0]):
             return torch.cat(parts, -1)
         if self._together is None:
             self._together = _side_by_side([v.to(device) for v in self._probes.values()])
@@ -139,14 +154,18 @@ class RowHooks:
         if not (edits or read) or running.thread != threading.get_ident():
             return None
         h = stream_of(output)
+        if running.flat:
+            h = h.transpose(0, 1)
         for edit in edits or ():
             h = _edited(layer, h, edit, running)
         if read:
-            # Small products take longer than what they compute, so those of single tokens are made together at the end.
-            single = h.shape[1] == 1
-            running.parts[layer] = h.to(torch.float32, copy=True) if single else h.float() @ self._probe(layer, h)
+            # Small products take longer than what they compute, so those of few tokens are made together at the end.
+            few = _few(h)
+            running.parts[layer] = h.to(torch.float32, copy=True) if few else h.float() @ self._probe(layer, h)
         if not edits:
             return None
+        if running.flat:
+            h = h.transpose(0, 1)
         return h if isinstance(output, torch.Tensor) else (h, *output[1:])
 
     def _probe(self, layer: int, h: torch.Tensor) -> torch.Tensor:
@@ -154,6 +173,11 @@ class RowHooks:
         if probe.device != h.device:
             probe = self._probes[layer] = probe.to(h.device)
         return probe
+
+
+def _few(h: torch.Tensor) -> bool:
+    """Whether a pass's `[b, s, .]` is of single tokens, and not many: their streams are held until it ends."""
+    return h.shape[1] == 1 and h.shape[0] <= FEW
 
 
 def _side_by_side(probes: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -42,6 +42,10 @@ class Begun(Protocol):
     def fired(self) -> np.ndarray:
         """`[n]` at how many places caps changed the stream."""
 
+    @property
+    def shallow(self) -> bool:
+        """Whether it has no keys and values in layers deeper than those that are read."""
+
 
 @dataclass(frozen=True, eq=False)
 class Kept:
@@ -51,10 +55,15 @@ class Kept:
     ids: tuple[int, ...]
     known: np.ndarray
     fired: np.ndarray
+    shallow: bool = False
 
     @property
     def fed(self) -> int:
         return len(self.ids)
+
+    def stands_for(self, other: Kept) -> bool:
+        """Whether all that could begin with another text, which this one begins with, could begin with this one."""
+        return alike(self, other, other.fed) and (other.shallow or not self.shallow)
 
 
 def same_acts(one: Sequence[Intervention], other: Sequence[Intervention]) -> bool:
@@ -99,11 +108,11 @@ class Shelf:
 
     def wants(self, text: Kept) -> bool:
         """Whether it would fit, and says more than what is there."""
-        return 0 < text.fed <= self._most and not any(alike(text, other, text.fed) for other in self._held)
+        return 0 < text.fed <= self._most and not any(other.stands_for(text) for other in self._held)
 
     def put(self, text: Kept, tensors: Tensors) -> None:
         """Keep a text that is wanted, in the place of those that it begins with."""
-        for other in [old for old in self._held if alike(text, old, old.fed)]:
+        for other in [old for old in self._held if text.stands_for(old)]:
             self._drop(other)
         while self.tokens + text.fed > self._most:
             self._drop(next(iter(self._held)))

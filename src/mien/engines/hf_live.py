@@ -8,8 +8,7 @@ the batch. This file does not know threads, HTTP or gauges. Shapes: b rows of a 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 
@@ -125,19 +124,40 @@ class LiveBatch:
         n_probes = self._hooks.n_probes
         self._waiting.append(Answer(request, self._model.chat, self._hidden, n_probes, self._count))
 
+    @torch.inference_mode()
     def drop(self, ids: Sequence[str]) -> list[Event]:
         """Give up requests, running or waiting; unknown ids are ignored."""
         wanted = set(ids)
         dropped = [a for a in (*self._rows.answers, *self._waiting) if a.id in wanted]
         events: list[Event] = [(a.id, a.end("cancelled")) for a in dropped]
         self._waiting = deque(a for a in self._waiting if not a.ended)
-        with torch.inference_mode():
-            self._clear()
+        self._clear()
         return events
 
     def step(self) -> list[Event]:
-        """Read on prompts, then draw a token for every answer that writes."""
-        return self.prefill() + self.decode()
+        """Read on prompts, and draw a token for every answer that writes."""
+        return [event for events in self.passes() for event in events]
+
+    def passes(self) -> Iterator[list[Event]]:
+        """A step, pass by pass, and what each comes to."""
+        rows = self._rows
+        while self._waiting and rows.fits(self._waiting[0].need):
+            rows.add(self._waiting.popleft())
+        yield self._make_room()
+        turn = True
+        room = self._prefill_tokens
+        # A small pass costs as much as one of this many tokens, as all of the model goes through the processor.
+        least = self._prefill_tokens // 4
+        while room > least and (chosen := self._whose_turn(room)):
+            used = self._cost([min(a.left, room) for a in chosen])
+            # Those who write come along: one pass in place of two. Not where it need not go through all layers.
+            joined = turn and rows.writing > 0 and self._passes.flat
+            joined &= used <= least or not all(a.only_read for a in chosen)
+            yield self._prompts(chosen, room, joined)
+            turn &= not joined
+            room -= max(used, least)
+        if turn and rows.writing:
+            yield self._passed(0, rows.writing)
 
     def ids(self) -> set[str]:
         """Requests that have not ended."""
@@ -162,44 +182,16 @@ class LiveBatch:
         self._rows.shelf.clear()
         self._passes.cache.resize(0, 0)
 
-    def prefill(self) -> list[Event]:
-        """Give places to those that wait, and read on some prompts: the first half of a step."""
-        rows = self._rows
-        while self._waiting and rows.fits(self._waiting[0].need):
-            rows.add(self._waiting.popleft())
-        room = self._prefill_tokens
-        with torch.inference_mode():
-            events = self._make_room()
-            # A small pass costs as much as one of this many tokens, as all of the model goes through the processor.
-            least = self._prefill_tokens // 4
-            while room > least and (chosen := self._whose_turn(room)):
-                first, width = rows.front(chosen), max(min(a.left, room) for a in chosen)
-                events += self._passed(first, len(chosen), partial(self._run_prompts, width), Outcome.of_prompt)
-                room -= max(len(chosen) * width, least)
-                self._clear()  # before anything is moved: it may be broken
-                for answer in chosen:
-                    if not answer.left and not answer.ended:
-                        rows.promote(answer)
-        return events
-
-    def decode(self) -> list[Event]:
-        """Draw a token for every answer that writes: the second half of a step."""
-        if not self._rows.writing:
-            return []
-        with torch.inference_mode():
-            events = self._passed(0, self._rows.writing, self._run_writers, Outcome.of_token)
-            self._clear()
-        return events
-
+    @torch.inference_mode()
     def abandon(self) -> list[Event]:
         """End all that run, after a failure that cannot be laid at anyone's door."""
         running = list(self._rows.answers)
         events: list[Event] = [(a.id, a.end("error", error=_sentence(RuntimeError()))) for a in running]
         self._table = None
-        with torch.inference_mode():
-            self._clear()
+        self._clear()
         return events
 
+    @torch.inference_mode()
     def _whose_turn(self, room: int) -> list[Answer]:
         """Whose prompts are read on in the next pass: first, by turns, the one that has waited longest and the one
         with least left, so that neither a long prompt nor many short ones keep the others waiting; then as many as fit.
@@ -212,18 +204,33 @@ class LiveBatch:
             first = min((a.order for a in prompts), default=0)
             prompts.sort(key=lambda a: a.order != first)
         chosen: list[Answer] = []
-        width = 0
         for answer in prompts:
             self._rows.borrow(answer)
             soon = answer.fed + WORTH
             if any(answer.shares(other, other.fed + min(other.left, room), soon) for other in chosen):
                 continue
-            width = max(width, min(answer.left, room))
-            if chosen and (len(chosen) + 1) * width > room:
+            if chosen and self._cost([min(a.left, room) for a in (*chosen, answer)]) > room:
                 break
             chosen.append(answer)
         return chosen
 
+    def _cost(self, sizes: Sequence[int]) -> int:
+        """Tokens that go through the model in a pass over rows that feed so many."""
+        return sum(sizes) if self._passes.flat else len(sizes) * max(sizes)
+
+    @torch.inference_mode()
+    def _prompts(self, chosen: Sequence[Answer], room: int, joined: bool) -> list[Event]:
+        """Read on some prompts, and draw a token for every answer that writes if they are `joined`."""
+        rows = self._rows
+        first = rows.front(chosen)
+        start = 0 if joined else first
+        events = self._passed(start, first + len(chosen) - start, room)
+        for answer in chosen:
+            if not answer.left and not answer.ended:
+                rows.promote(answer)
+        return events
+
+    @torch.inference_mode()
     def _make_room(self) -> list[Event]:
         """Grow the cache; while there is no memory, what was kept is given up, then the newest answer ends."""
         events: list[Event] = []
@@ -240,69 +247,67 @@ class LiveBatch:
             else:
                 return events
 
-    def _passed(
-        self,
-        first: int,
-        n: int,
-        run: Callable[[int, Sequence[Answer]], Outcome],
-        tell: Callable[[Outcome, Answer, int], list[LiveEvent]],
-    ) -> list[Event]:
-        """Run `n` rows and tell each what came of it. If that fails, the halves, and so on: in the end only those
-        answers end that fail alone.
+    @torch.inference_mode()
+    def _passed(self, first: int, n: int, room: int = 0) -> list[Event]:
+        """Run `n` rows, tell each what came of it, and take out those that have ended. Of a prompt as many tokens are
+        read as there is `room` for.
         """
-        answers = self._rows.answers[first : first + n]
+        events = self._told(first, self._rows.answers[first : first + n], room)
+        self._clear()  # before anything is moved: it may be broken
+        return events
+
+    def _told(self, first: int, answers: Sequence[Answer], room: int) -> list[Event]:
+        """Run rows. If that fails, the halves, and so on: in the end only those answers end that fail alone."""
         read, why = None, ""
         try:
-            read = run(first, answers)
+            read = self._run(first, answers, room)
         except Exception as error:  # any model's and any intervention's code runs here
             why = _sentence(error)
-        if read is None and n > 1:
-            half = n // 2
-            return self._passed(first, half, run, tell) + self._passed(first + half, n - half, run, tell)
+        if read is None and len(answers) > 1:
+            half = len(answers) // 2
+            return self._told(first, answers[:half], room) + self._told(first + half, answers[half:], room)
         events: list[Event] = []
         for row, answer in enumerate(answers):
             try:
-                told = tell(read, answer, row) if read is not None else [answer.end("error", error=why)]
+                told = read.tell(answer, row) if read is not None else [answer.end("error", error=why)]
             except Exception as error:  # tokenizers raise whatever they like
                 told = [answer.end("error", error=_sentence(error))]
             events += [(answer.id, event) for event in told]
         return events
 
-    def _run_prompts(self, room: int, first: int, answers: Sequence[Answer]) -> Outcome:
-        chunks = [a.request.prompt_ids[a.fed : a.fed + room] for a in answers]
-        device = self._model.device
+    def _run(self, first: int, answers: Sequence[Answer], room: int) -> Outcome:
+        """Feed the newest token of those who write, and up to `room` tokens of each of the others' prompts."""
+        writing = min(max(self._rows.writing - first, 0), len(answers))
+        writers, prompts = answers[:writing], answers[writing:]
+        parts = [a.request.prompt_ids[a.fed : a.fed + room] for a in prompts]
+        edits, chooser = self._tables(answers, writing)
+        until = None
+        if all(a.closing for a in writers) and all(a.only_read for a in prompts):
+            until = max(*self._hooks.layers, *edits, -1)
+        read = any(a.reads for a in writers) or any(map(Answer.wants_spans, prompts, map(len, parts)))
         passed = self._passes.run(
-            first, chunks, [a.fed for a in answers],
-            edits=edits_of([a.request.interventions for a in answers], "prompt", device),
-            read=any(a.wants_spans(len(chunk)) for a, chunk in zip(answers, chunks, strict=True)),
+            first, [*((a.newest,) for a in writers), *parts], [a.fed for a in answers],
+            edits=edits, read=read or bool(prompts and until is not None), until=until,
         )  # fmt: skip
-        chooser = Chooser.of([a.request.sampling for a in answers], device)
-        return Outcome(passed, answers, chooser, [len(chunk) for chunk in chunks])
+        return Outcome(passed, answers, chooser, [*[1] * writing, *map(len, parts)], writing)
 
-    def _run_writers(self, first: int, answers: Sequence[Answer]) -> Outcome:
-        edits, chooser = self._tables(answers)
-        until = max(*self._hooks.layers, *edits, -1) if all(a.closing for a in answers) else None
-        passed = self._passes.run(
-            first, [[a.newest] for a in answers], [a.fed for a in answers],
-            edits=edits, read=any(a.reads for a in answers), until=until,
-        )  # fmt: skip
-        return Outcome(passed, answers, chooser, [1] * len(answers))
-
-    def _tables(self, answers: Sequence[Answer]) -> tuple[Edits, Chooser]:
-        """Edits and sampling of those that write: made anew only when others do."""
+    def _tables(self, answers: Sequence[Answer], writing: int) -> tuple[Edits, Chooser]:
+        """Edits and sampling of answers, the first so many of which write. Where all do they are made anew only when
+        others do.
+        """
         rows, device = self._rows, self._model.device
-        if self._table is not None and self._table[0] == rows.changes and len(answers) == rows.writing:
+        steady = writing == len(answers) == rows.writing
+        if steady and self._table is not None and self._table[0] == rows.changes:
             return self._table[1:]
-        edits = edits_of([a.request.interventions for a in answers], "response", device)
+        edits = edits_of([a.acts if i >= writing else a.acts_since for i, a in enumerate(answers)], device)
         chooser = Chooser.of([a.request.sampling for a in answers], device)
-        if len(answers) == rows.writing:
+        if steady:
             self._table = rows.changes, edits, chooser
         return edits, chooser
 
     def _clear(self) -> None:
         """Take those out that have ended."""
-        for answer in [a for a in self._rows.answers if a.ended]:
-            self._rows.remove(answer)
+        self._rows.remove([a for a in self._rows.answers if a.ended])
         if not self._rows.answers:
             self._rows.make_room()
 

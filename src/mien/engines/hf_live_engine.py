@@ -154,8 +154,8 @@ class HfLiveEngine:
         try:
             if dropped:
                 self._tell(batch.drop(dropped))
-            self._tell(batch.prefill())
-            self._tell(batch.decode())
+            for events in batch.passes():
+                self._tell(events)
         except Exception:  # never the end of the thread
             self._tell(batch.abandon())
             self._end_all(but=batch.ids())

@@ -1,11 +1,12 @@
 """What a pass over rows came to, brought to the CPU in one transfer; each answer then takes its own part.
 
-This file does not know caches, hooks or how rows are chosen. Shapes: b rows, s columns of the pass, p probes.
+This file does not know caches, hooks or how rows are chosen. Shapes: b rows, t their new tokens, p probes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 
 import numpy as np
 import torch
@@ -24,10 +25,16 @@ class Outcome:
         answers: one a row.
         chooser: their sampling.
         sizes: how many tokens of each were fed.
+        writing: the first so many fed a token of their own, the others some of their prompts.
     """
 
-    def __init__(self, passed: Passed, answers: Sequence[Answer], chooser: Chooser, sizes: Sequence[int]) -> None:
+    def __init__(
+        self, passed: Passed, answers: Sequence[Answer], chooser: Chooser, sizes: Sequence[int], writing: int
+    ) -> None:
+        self._ends = list(accumulate(sizes))
         self._sizes = sizes
+        self._writing = writing
+        self._whole = passed.whole
         self._top = max((a.request.top_logprobs for a in answers), default=0)
         parts = {}
         if passed.logits is not None:
@@ -38,24 +45,22 @@ class Outcome:
             parts["projections"] = passed.projections
         self._parts = _together(parts)
 
-    def of_prompt(self, answer: Answer, row: int) -> list[LiveEvent]:
-        """Tell an answer how far its prompt is read; the first token may come of it."""
-        n = self._sizes[row]
-        answer.read_prompt(n, self._newest("projections", row, n), self._newest("fired", row, n))
-        return self._take(answer, row)
+    def tell(self, answer: Answer, row: int) -> list[LiveEvent]:
+        """Tell an answer that its newest token was fed, or how far its prompt is read, and what comes next."""
+        n, drawn = self._sizes[row], "drawn" in self._parts
+        projections, fired = self._new("projections", row), self._new("fired", row)
+        if row < self._writing:
+            answer.read_token(projections, fired)
+            return self._take(answer, row) if drawn else answer.close()
+        answer.read_prompt(n, projections, fired)
+        return self._take(answer, row) if drawn else answer.read_on(n, self._whole)
 
-    def of_token(self, answer: Answer, row: int) -> list[LiveEvent]:
-        """Tell an answer that its newest token was fed, and what comes next."""
-        answer.read_token(self._newest("projections", row, 1), self._newest("fired", row, 1))
-        return self._take(answer, row)
-
-    def _newest(self, name: str, row: int, n: int) -> np.ndarray | None:
-        """A row's last `n` columns: those in front of them are padding."""
-        return self._parts[name][row, -n:] if name in self._parts else None
+    def _new(self, name: str, row: int) -> np.ndarray | None:
+        """Of a row's new tokens."""
+        end = self._ends[row]
+        return self._parts[name][end - self._sizes[row] : end] if name in self._parts else None
 
     def _take(self, answer: Answer, row: int) -> list[LiveEvent]:
-        if "drawn" not in self._parts:
-            return answer.close()
         token, logprob, *rest = self._parts["drawn"][row].tolist()
         n = answer.request.top_logprobs
         top = [(int(i), p) for i, p in zip(rest[:n], rest[self._top :][:n], strict=True)]
@@ -76,7 +81,9 @@ class Outcome:
 
 def _together(parts: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:
     """The same on the CPU; a transfer waits for the device, so there is one."""
-    flat = [part.flatten(1) for part in parts.values()]
-    packed = torch.cat([part.to(flat[0].device) for part in flat], 1).cpu().numpy()
-    split = np.split(packed, np.cumsum([part.shape[1] for part in flat])[:-1], 1)
+    if not parts:
+        return {}
+    flat = [part.flatten() for part in parts.values()]
+    packed = torch.cat([part.to(flat[0].device) for part in flat]).cpu().numpy()
+    split = np.split(packed, np.cumsum([len(part) for part in flat])[:-1])
     return {name: piece.reshape(part.shape) for (name, part), piece in zip(parts.items(), split, strict=True)}

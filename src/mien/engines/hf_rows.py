@@ -55,14 +55,18 @@ class Rows:
         """Give a new answer the last slot."""
         self.answers.append(answer)
 
-    def remove(self, answer: Answer) -> None:
-        """Take an answer out, and keep what others may begin with."""
-        row = self.answers.index(answer)
-        if row < self._cache.rows:
-            if answer.broken:
+    def remove(self, answers: Sequence[Answer]) -> None:
+        """Take answers out, and keep what others may begin with."""
+        for answer in answers:  # first: to take one out moves another
+            if answer.broken and (row := self.answers.index(answer)) < self._cache.rows:
                 self._cache.wipe(row)
-            else:
-                self._keep(answer, row)
+        for answer in answers:
+            self._remove(answer)
+
+    def _remove(self, answer: Answer) -> None:
+        row = self.answers.index(answer)
+        if row < self._cache.rows and not answer.broken:
+            self._keep(answer, row)
         if row < self.writing:
             self.writing -= 1
             self._move(self.writing, row)

@@ -40,9 +40,13 @@ class Spread:
     into: torch.Tensor
     """`[t]`: column of each token."""
     rows: torch.Tensor | None
-    """`[t]`: row of the pass that each token stands in; None: every row has one token."""
+    """`[t]`: row of the pass that each token stands in; None: nothing in the pass is padding."""
     queries: torch.Tensor | None
     """`[t]`: query column of the pass that each token stands in."""
+
+    def picked(self, part: torch.Tensor) -> torch.Tensor:
+        """Of what a pass has for each row and column, `[b, s, ...]`, that of its tokens, `[t, ...]`."""
+        return part.flatten(0, 1) if self.rows is None else part[self.rows, self.queries]
 
 
 @dataclass(frozen=True)
@@ -63,10 +67,8 @@ class Places:
         to = self.spread
         if to is None:
             held[self.first, :, self.start : self.start + new.shape[2]] = new[0]
-        elif to.rows is None:
-            held[to.slots, :, to.into] = new[:, :, 0]
         else:
-            held[to.slots, :, to.into] = new[to.rows, :, to.queries]
+            held[to.slots, :, to.into] = to.picked(new.transpose(1, 2))
         return held[self.first : self.last, :, : self.columns]
 
 

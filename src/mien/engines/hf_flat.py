@@ -1,0 +1,134 @@
+"""Tokens of several texts one behind another in one row of a pass, so that nothing in it is padding: one token of each
+answer that is being written, and beside them the prompts of those that come.
+
+Everything in a model but attention looks at one token at a time, and does not know whose it is. Attention is
+transformers' own over scaled dot products, called once for the texts that have one token there and once for the others.
+This file does not know caches, requests or hooks. Shapes: t tokens of a pass, b its texts, h heads, c key columns,
+e head width.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import takewhile
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+_NAME = "mien_flat"
+_BASE = "sdpa"
+_here = threading.local()
+"""`flat`: how the pass that this thread runs is laid out; nothing in other threads, which may use the model too."""
+
+
+class Flat:
+    """How a pass over several texts is laid out.
+
+    Args:
+        sizes: how many tokens of each text there are.
+        device: where the pass runs.
+    """
+
+    def __init__(self, sizes: Sequence[int], device: torch.device) -> None:
+        counts = torch.tensor(sizes)
+        self.owner = torch.arange(len(sizes)).repeat_interleave(counts).to(device)
+        """`[t]`: the text that each token is of."""
+        self.last = (counts.cumsum(0) - 1).to(device)
+        """`[b]`: each text's last token."""
+        self._singles = sum(1 for _ in takewhile(lambda n: n == 1, sizes))
+        wide = sizes[self._singles :]
+        self._padded = (len(wide), max(wide, default=0))
+        self._row = self.owner[self._singles :] - self._singles
+        self._column = torch.cat([torch.arange(0), *map(torch.arange, wide)]).to(device)
+
+    def attend(
+        self,
+        attention: Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor],
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        mask: torch.Tensor,
+    ) -> torch.Tensor:
+        """Attention of every token over its own text: `[1, t, h, e]`.
+
+        Args:
+            attention: of queries `[n, h, s, e]` over keys and values of `n` texts: `[n, s, h, e]`.
+            query: `[1, h, t, e]`.
+            key, value: `[b, ., c, e]`.
+            mask: `[1, 1, t, c]`: what is added to scores.
+        """
+        n = self._singles
+        if not n:
+            return self._attend_wide(attention, query, key, value, mask)
+        each = query[0, :, :n].transpose(0, 1)[:, :, None]
+        singles = attention(each, key[:n], value[:n], mask[0, 0, :n, None, None]).transpose(0, 1)
+        if n == len(self.last):
+            return singles
+        rest = self._attend_wide(attention, query[:, :, n:], key[n:], value[n:], mask[:, :, n:])
+        return torch.cat([singles, rest], 1)
+
+    def _attend_wide(
+        self,
+        attention: Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor],
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        mask: torch.Tensor,
+    ) -> torch.Tensor:
+        texts, width = self._padded
+        if texts == 1:
+            return attention(query, key, value, mask)
+        apart = query.new_zeros(texts, query.shape[1], width, query.shape[3])
+        apart[self._row, :, self._column] = query[0].transpose(0, 1)
+        masks = mask.new_zeros(texts, 1, width, mask.shape[3])
+        masks[self._row, 0, self._column] = mask[0, 0]
+        return attention(apart, key, value, masks)[self._row, self._column][None]
+
+
+def _attention(
+    module: nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention_mask: Any, **how: Any
+) -> tuple[torch.Tensor, None]:
+    flat: Flat | None = getattr(_here, "flat", None)
+
+    def plain(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: Any) -> torch.Tensor:
+        return sdpa_attention_forward(module, q, k, v, mask, **how)[0]
+
+    if flat is None:
+        return plain(query, key, value, attention_mask), None
+    return flat.attend(plain, query, key, value, attention_mask), None
+
+
+AttentionInterface.register(_NAME, _attention)
+AttentionMaskInterface.register(_NAME, sdpa_mask)
+
+
+class FlatAttention:
+    """A model whose passes may be laid out so."""
+
+    def __init__(self, net: nn.Module) -> None:
+        found: dict[int, Any] = {id(m.config): m.config for m in net.modules() if hasattr(m, "config")}
+        self._configs = [c for c in found.values() if getattr(c, "_attn_implementation", None) == _BASE]
+
+    @property
+    def known(self) -> bool:
+        """Whether its attention can be put in place of."""
+        return bool(self._configs)
+
+    @contextmanager
+    def laid(self, flat: Flat) -> Iterator[None]:
+        """Passes inside, of this thread, are laid out so."""
+        _here.flat = flat
+        try:
+            for config in self._configs:
+                config._attn_implementation = _NAME
+            yield
+        finally:
+            for config in self._configs:
+                config._attn_implementation = _BASE
+            _here.flat = None
