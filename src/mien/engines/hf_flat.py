@@ -84,11 +84,13 @@ class Flat:
         texts, width = self._padded
         if texts == 1:
             return attention(query, key, value, mask)
+        # Under a device map the layers lie on several devices.
+        row, column = self._row.to(query.device), self._column.to(query.device)
         apart = query.new_zeros(texts, query.shape[1], width, query.shape[3])
-        apart[self._row, :, self._column] = query[0].transpose(0, 1)
+        apart[row, :, column] = query[0].transpose(0, 1)
         masks = mask.new_zeros(texts, 1, width, mask.shape[3])
-        masks[self._row, 0, self._column] = mask[0, 0]
-        return attention(apart, key, value, masks)[self._row, self._column][None]
+        masks[row, 0, column] = mask[0, 0]
+        return attention(apart, key, value, masks)[row, column][None]
 
 
 def _attention(
@@ -125,10 +127,12 @@ class FlatAttention:
         """Passes inside, of this thread, are laid out so."""
         _here.flat = flat
         try:
-            for config in self._configs:
-                config._attn_implementation = _NAME
+            self._set(_NAME)
             yield
         finally:
-            for config in self._configs:
-                config._attn_implementation = _BASE
+            self._set(_BASE)
             _here.flat = None
+
+    def _set(self, name: str) -> None:
+        for config in self._configs:
+            config._attn_implementation_internal = name  # the setter would set those of its parts too

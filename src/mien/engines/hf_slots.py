@@ -46,7 +46,9 @@ class Spread:
 
     def picked(self, part: torch.Tensor) -> torch.Tensor:
         """Of what a pass has for each row and column, `[b, s, ...]`, that of its tokens, `[t, ...]`."""
-        return part.flatten(0, 1) if self.rows is None else part[self.rows, self.queries]
+        if self.rows is None or self.queries is None:
+            return part.flatten(0, 1)
+        return part[self.rows.to(part.device), self.queries.to(part.device)]
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,8 @@ class Places:
         if to is None:
             held[self.first, :, self.start : self.start + new.shape[2]] = new[0]
         else:
-            held[to.slots, :, to.into] = to.picked(new.transpose(1, 2))
+            # Under a device map the layers lie on several devices.
+            held[to.slots.to(held.device), :, to.into.to(held.device)] = to.picked(new.transpose(1, 2))
         return held[self.first : self.last, :, : self.columns]
 
 
