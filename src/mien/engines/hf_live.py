@@ -2,7 +2,8 @@
 
 A step reads on some prompts, at most so many tokens, and draws one token for every answer that writes, in one pass if
 the model's attention allows it. Each answer has its own sampling, random stream, interventions, stop strings and
-readings, and none of them depends on who else is in the batch. This file does not know threads, HTTP or gauges. Shapes: b rows of a pass, p probes, d width.
+readings, and none of them depends on who else is in the batch. This file does not know threads, HTTP or gauges.
+Shapes: b rows of a pass, p probes, d width.
 """
 
 from __future__ import annotations
