@@ -28,14 +28,17 @@ def scaled(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor
     return torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2)
 
 
-@given(st.lists(st.sampled_from([1, 1, 1, 2, 3, 7]), min_size=2, max_size=6), st.integers(0, 99))
+@given(st.lists(st.sampled_from([1, 1, 1, 2, 3, 40]), min_size=2, max_size=6), st.integers(0, 99))
 def test_every_token_looks_at_its_own_text(sizes: list[int], seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     texts, tokens, heads, columns, width = len(sizes), sum(sizes), 2, 9, 4
     key, value = (torch.randn(texts, heads, columns, width, generator=generator) for _ in range(2))
     query = torch.randn(1, heads, tokens, width, generator=generator)
     mask = torch.where(torch.rand(1, 1, tokens, columns, generator=generator) < 0.4, -1e9, 0.0)
-    found = Flat(sizes, torch.device("cpu")).attend(scaled, query, key, value, mask)
+    reach = torch.randint(3, columns + 1, (texts,), generator=generator).tolist()
+    for t, n in enumerate(n for n, size in zip(reach, sizes, strict=True) for _ in range(size)):
+        mask[..., t, 0], mask[..., t, n:] = 0, -1e9
+    found = Flat(sizes, reach, torch.device("cpu")).attend(scaled, query, key, value, mask)
     assert found.shape == (1, tokens, heads, width)
     owners = [text for text, n in enumerate(sizes) for _ in range(n)]
     for t, text in enumerate(owners):
@@ -95,7 +98,7 @@ def test_other_threads_may_use_the_model_meanwhile() -> None:
         with torch.no_grad():
             found.append(MODEL.net(input_ids=ids).logits)
 
-    with FlatAttention(MODEL.net).laid(Flat([1, 2], torch.device("cpu"))):
+    with FlatAttention(MODEL.net).laid(Flat([1, 2], [1, 2], torch.device("cpu"))):
         assert MODEL.net.config._attn_implementation == hf_flat._NAME
         thread = threading.Thread(target=plainly)
         thread.start()

@@ -82,9 +82,12 @@ class Answer:
         place = len(self._spoken.ids)
         return self.draws[place] if place < len(self.draws) else 0.0
 
-    def wants_spans(self, n: int) -> bool:
-        """Whether a span lies among the next `n` tokens of the prompt."""
-        return self.reads and any(s < e and s < self.fed + n and self.fed < e for s, e in self.request.spans)
+    def wants(self, n: int) -> bool:
+        """Whether the next `n` tokens of the prompt are to be projected: a span lies among them, or it is how one
+        learns whether their numbers are sound.
+        """
+        start, end = self.fed, self.fed + n
+        return self.only_read or (self.reads and any(s < e and s < end and start < e for s, e in self.request.spans))
 
     def shares(self, other: Answer, fed: int, n: int) -> bool:
         """Whether another one that will have `fed` tokens begins with the first `n` of its prompt, whose last token
@@ -143,8 +146,8 @@ class Answer:
         self.fed += n
 
     def read_on(self, n: int, whole: bool) -> list[LiveEvent]:
-        """The last `n` tokens fed went through the layers that are read, and no deeper unless they went through the
-        `whole` model; gives what is to be told. Numbers that are none end it at once, as in `take`.
+        """`n` more tokens of a prompt that is only read have been fed, through the `whole` model or no deeper than they
+        are read; gives what is to be told. Numbers that are none end it at once, as in `take`.
         """
         self.shallow |= not whole
         if not np.isfinite(self.known[self.fed - n : self.fed]).all():

@@ -10,6 +10,7 @@ e head width.
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import takewhile
@@ -23,8 +24,13 @@ from transformers.masking_utils import sdpa_mask
 
 _NAME = "mien_flat"
 _BASE = "sdpa"
+PADDED = 2
+"""Up to so many times their tokens, texts of several tokens are padded for attention; else each has its own call."""
 _here = threading.local()
 """`flat`: how the pass that this thread runs is laid out; nothing in other threads, which may use the model too."""
+_running: Counter[int] = Counter()
+"""By a config's id, how many threads run such a pass."""
+_lock = threading.Lock()
 
 
 class Flat:
@@ -32,18 +38,19 @@ class Flat:
 
     Args:
         sizes: how many tokens of each text there are.
+        reach: how many key columns each text's tokens look at, at most.
         device: where the pass runs.
     """
 
-    def __init__(self, sizes: Sequence[int], device: torch.device) -> None:
+    def __init__(self, sizes: Sequence[int], reach: Sequence[int], device: torch.device) -> None:
         counts = torch.tensor(sizes)
         self.owner = torch.arange(len(sizes)).repeat_interleave(counts).to(device)
         """`[t]`: the text that each token is of."""
         self.last = (counts.cumsum(0) - 1).to(device)
         """`[b]`: each text's last token."""
         self._singles = sum(1 for _ in takewhile(lambda n: n == 1, sizes))
-        wide = sizes[self._singles :]
-        self._padded = (len(wide), max(wide, default=0))
+        self._wide, self._reach = sizes[self._singles :], reach[self._singles :]
+        wide = self._wide
         self._row = self.owner[self._singles :] - self._singles
         self._column = torch.cat([torch.arange(0), *map(torch.arange, wide)]).to(device)
 
@@ -81,7 +88,14 @@ class Flat:
         value: torch.Tensor,
         mask: torch.Tensor,
     ) -> torch.Tensor:
-        texts, width = self._padded
+        texts, width = len(self._wide), max(self._wide)
+        if texts * width > PADDED * sum(self._wide):
+            found, end = [], 0
+            for i, (n, c) in enumerate(zip(self._wide, self._reach, strict=True)):
+                of, end = slice(end, end + n), end + n
+                one = (query[:, :, of], key[i : i + 1, :, :c], value[i : i + 1, :, :c], mask[:, :, of, :c])
+                found.append(attention(*one))
+            return torch.cat(found, 1)
         if texts == 1:
             return attention(query, key, value, mask)
         # Under a device map the layers lie on several devices.
@@ -126,13 +140,17 @@ class FlatAttention:
     def laid(self, flat: Flat) -> Iterator[None]:
         """Passes inside, of this thread, are laid out so."""
         _here.flat = flat
+        self._use(1)
         try:
-            self._set(_NAME)
             yield
         finally:
-            self._set(_BASE)
+            self._use(-1)
             _here.flat = None
 
-    def _set(self, name: str) -> None:
-        for config in self._configs:
-            config._attn_implementation_internal = name  # the setter would set those of its parts too
+    def _use(self, more: int) -> None:
+        """One more thread that runs such a pass, or one less."""
+        with _lock:
+            for config in self._configs:
+                _running[id(config)] += more
+                # The setter would set those of its parts too.
+                config._attn_implementation_internal = _NAME if _running[id(config)] else _BASE

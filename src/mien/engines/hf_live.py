@@ -151,10 +151,11 @@ class LiveBatch:
         least = self._prefill_tokens // 4
         while room > least and (chosen := self._whose_turn(room)):
             used = self._cost([min(a.left, room) for a in chosen])
-            # Those who write come along: one pass in place of two. Not where it need not go through all layers.
-            joined = turn and rows.writing > 0 and self._passes.flat
-            joined &= used <= least or not all(a.only_read for a in chosen)
-            yield self._prompts(chosen, room, joined)
+            # Long texts that are only read need not go through all layers. Short ones do: others may begin like them.
+            shallow = used > least and all(a.only_read for a in chosen)
+            # Those who write come along: one pass in place of two.
+            joined = turn and rows.writing > 0 and self._passes.flat and not shallow
+            yield self._prompts(chosen, room, joined, shallow)
             turn &= not joined
             room -= max(used, least)
         if turn and rows.writing:
@@ -220,12 +221,12 @@ class LiveBatch:
         return sum(sizes) if self._passes.flat else len(sizes) * max(sizes)
 
     @torch.inference_mode()
-    def _prompts(self, chosen: Sequence[Answer], room: int, joined: bool) -> list[Event]:
+    def _prompts(self, chosen: Sequence[Answer], room: int, joined: bool, shallow: bool) -> list[Event]:
         """Read on some prompts, and draw a token for every answer that writes if they are `joined`."""
         rows = self._rows
         first = rows.front(chosen)
         start = 0 if joined else first
-        events = self._passed(start, first + len(chosen) - start, room)
+        events = self._passed(start, first + len(chosen) - start, room, shallow)
         for answer in chosen:
             if not answer.left and not answer.ended:
                 rows.promote(answer)
@@ -249,24 +250,25 @@ class LiveBatch:
                 return events
 
     @torch.inference_mode()
-    def _passed(self, first: int, n: int, room: int = 0) -> list[Event]:
+    def _passed(self, first: int, n: int, room: int = 0, shallow: bool = False) -> list[Event]:
         """Run `n` rows, tell each what came of it, and take out those that have ended. Of a prompt as many tokens are
-        read as there is `room` for.
+        read as there is `room` for; `shallow`: no deeper than they are read.
         """
-        events = self._told(first, self._rows.answers[first : first + n], room)
+        events = self._told(first, self._rows.answers[first : first + n], room, shallow)
         self._clear()  # before anything is moved: it may be broken
         return events
 
-    def _told(self, first: int, answers: Sequence[Answer], room: int) -> list[Event]:
+    def _told(self, first: int, answers: Sequence[Answer], room: int, shallow: bool) -> list[Event]:
         """Run rows. If that fails, the halves, and so on: in the end only those answers end that fail alone."""
         read, why = None, ""
         try:
-            read = self._run(first, answers, room)
+            read = self._run(first, answers, room, shallow)
         except Exception as error:  # any model's and any intervention's code runs here
             why = _sentence(error)
         if read is None and len(answers) > 1:
             half = len(answers) // 2
-            return self._told(first, answers[:half], room) + self._told(first + half, answers[half:], room)
+            rest = self._told(first + half, answers[half:], room, shallow)
+            return self._told(first, answers[:half], room, shallow) + rest
         events: list[Event] = []
         for row, answer in enumerate(answers):
             try:
@@ -276,19 +278,18 @@ class LiveBatch:
             events += [(answer.id, event) for event in told]
         return events
 
-    def _run(self, first: int, answers: Sequence[Answer], room: int) -> Outcome:
+    def _run(self, first: int, answers: Sequence[Answer], room: int, shallow: bool) -> Outcome:
         """Feed the newest token of those who write, and up to `room` tokens of each of the others' prompts."""
         writing = min(max(self._rows.writing - first, 0), len(answers))
         writers, prompts = answers[:writing], answers[writing:]
         parts = [a.request.prompt_ids[a.fed : a.fed + room] for a in prompts]
         edits, chooser = self._tables(answers, writing)
-        until = None
-        if all(a.closing for a in writers) and all(a.only_read for a in prompts):
-            until = max(*self._hooks.layers, *edits, -1)
-        read = any(a.reads for a in writers) or any(map(Answer.wants_spans, prompts, map(len, parts)))
+        shallow |= all(a.closing for a in answers)
+        until = max(*self._hooks.layers, *edits, -1) if shallow else None
+        read = any(a.reads for a in writers) or any(map(Answer.wants, prompts, map(len, parts)))
         passed = self._passes.run(
             first, [*((a.newest,) for a in writers), *parts], [a.fed for a in answers],
-            edits=edits, read=read or bool(prompts and until is not None), until=until,
+            edits=edits, read=read, until=until,
         )  # fmt: skip
         return Outcome(passed, answers, chooser, [*[1] * writing, *map(len, parts)], writing)
 

@@ -53,7 +53,7 @@ class Outcome:
             answer.read_token(projections, fired)
             return self._take(answer, row) if drawn else answer.close()
         answer.read_prompt(n, projections, fired)
-        return self._take(answer, row) if drawn else answer.read_on(n, self._whole)
+        return answer.read_on(n, self._whole) if answer.only_read else self._take(answer, row)
 
     def _new(self, name: str, row: int) -> np.ndarray | None:
         """Of a row's new tokens."""

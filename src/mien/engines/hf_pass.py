@@ -9,6 +9,7 @@ requests or sampling. Shapes: b rows, t their new tokens, s query columns, c key
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,7 @@ from mien.errors import ModelError
 from mien.models import Model
 from mien.residual import run_partly, stopping_after
 
+_log = logging.getLogger(__name__)
 _ROUND = 16
 """Key columns of a pass are a multiple of it: GPUs' attention kernels would pad the mask at every layer."""
 
@@ -88,13 +90,15 @@ class Passes:
             lengths: how many tokens each row has fed before.
             edits: what is done to the stream.
             read: whether projections are wanted.
-            until: the deepest layer that is wanted, if logits are not. No later pass over these rows may go deeper.
+            until: the deepest layer that is wanted, if logits are not. What a later pass over these rows finds in
+                deeper layers is of no use.
         """
         model, device = self._model, self._model.device
-        flat = Flat([len(c) for c in chunks], device) if self.flat and len({len(c) for c in chunks}) > 1 else None
+        reach = [n + len(chunk) for n, chunk in zip(lengths, chunks, strict=True)]
+        sizes = [len(chunk) for chunk in chunks]
+        flat = Flat(sizes, reach, device) if self.flat and len(set(sizes)) > 1 else None
         ids, positions = _joined(chunks, lengths) if flat else _aligned(chunks, lengths, model.pad_id)
-        longest = max(n + len(chunk) for n, chunk in zip(lengths, chunks, strict=True))
-        columns = min(-(-longest // _ROUND) * _ROUND, self.cache.columns)
+        columns = min(-(-max(reach) // _ROUND) * _ROUND, self.cache.columns)
         spread = None if len(chunks) == 1 else _spread(first, chunks, lengths, flat is None, device)
         self.cache.places = Places(first, first + len(chunks), columns, lengths[0], spread)
         ids, positions = ids.to(device), positions.to(device)
@@ -207,6 +211,7 @@ def require_servable(model: Model, passes: Passes) -> None:
     """
     why = _wrong(model, passes)
     if why and passes.flat:
+        _log.warning("%s: prompts are read with padding, as without it %s", model.info.id, why)
         passes.flat = False
         why = _wrong(model, passes)
     if why:
@@ -224,6 +229,7 @@ def _wrong(model: Model, passes: Passes) -> str:
         passes.run(0, [one[4:5], two[:1], three[:3]], [4, 0, 0], edits={})
         passes.run(0, [one[5:6], two[1:2]], [5, 1], edits={})
         passes.run(0, [one[6:7]], [6], edits={})
+        passes.run(1, [two[:2], three[:3]], [0, 0], edits={})
         found = passes.run(0, [one[7:], two[2:], three[3:]], [7, 2, 3], edits={}).logits
         assert found is not None
         for row, text in zip(found.float(), texts, strict=True):
