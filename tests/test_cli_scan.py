@@ -530,6 +530,7 @@ def test_a_gauge_from_a_sentence_and_from_a_spec(
     monkeypatch.setenv("MIEN_CACHE", str(tmp_path / "cache"))
     records = [r for r in read_logs([quiet_log]) if isinstance(r, LoggedConversation)]
     monkeypatch.setattr(quiet, "ordinary_conversations", lambda: iter(records))
+    monkeypatch.setattr(quiet, "short_conversations", lambda: iter(()))
     spec, where = tiny.save_tiny_spec(tmp_path), ("--reader", model)
     done = run("gauge", "describe", "--spec", spec, "--out", tmp_path / "deep" / "g", *where, "--json", "--quiet")
     assert (done.code, done.err) == (0, "")

@@ -40,6 +40,7 @@ def ordinary(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MIEN_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.setattr(quiet, "ordinary_conversations", lambda: iter(records))
+        patch.setattr(quiet, "short_conversations", lambda: iter(()))
         yield path
 
 
@@ -219,6 +220,7 @@ def test_an_answer_that_answers_nothing_is_left_out_of_a_comparing_gauge_only(
     path = write_log(tmp_path / "greeted.jsonl", log)
     records = [r for r in read_logs([path]) if isinstance(r, LoggedConversation)]
     monkeypatch.setattr(quiet, "ordinary_conversations", lambda: iter(records))
+    monkeypatch.setattr(quiet, "short_conversations", lambda: iter(()))
     for found in (set_baseline(some_gauges(), reader(), [path]), set_baseline(some_gauges(), reader())):
         counts = {g.name: g.baseline.n_turns for g in found.gauges if g.baseline}
         assert counts == {"one": 70, "two": 70, "both": 56}

@@ -97,6 +97,31 @@ def test_a_baseline_knows_what_length_explains() -> None:
     assert base.expected(far[None])[0] < 40 + 1.5 * long[0] + 3
 
 
+@given(st.sampled_from([0.0, 60.0, 250.0, 1000.0]), st.integers(0, 50))
+@settings(max_examples=20, deadline=None)
+def test_short_answers_stray_further_and_alarm_no_more_often(short: float, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    textures = [np.stack([texture("w" * int(n), 1) for n in 2 ** rng.uniform(2, 11, 5)]) for _ in range(120)]
+    noise = [np.sqrt(1 + short / 2 ** t[:, 0]) for t in textures]
+    rows = tuple(7 + 2 * n * rng.standard_normal(5) for n in noise)
+    base = fit_baseline(Quiet(rows, tuple(textures)), 1, "here")
+    assert base.short <= 32 if short == 0 else short / 4 <= base.short <= short * 4
+    usual = np.sqrt(1 + short / base.usual)
+    assert base.std == pytest.approx(2 * usual, rel=0.2)
+    assert base.usual == np.median(np.exp2(np.concatenate(textures)[:, 0]))
+    sigma = np.concatenate([base.sigma(r, t) for r, t in zip(rows, textures, strict=True)])
+    length = np.concatenate(textures)[:, 0]
+    for some in (sigma[length < 5], sigma[length > 8]):
+        assert 0.6 < some.std() < 1.5
+
+
+def test_a_baseline_without_lengths_is_what_it_was() -> None:
+    base = fit_baseline(quiet(), 1, "here")
+    old = replace(base, short=0.0, usual=1.0)
+    here = np.stack([texture("word " * n, 1) for n in (1, 10, 1000)])
+    np.testing.assert_allclose(old.sigma(np.full(3, 50.0), here), (50 - base.expected(here)) / base.std)
+
+
 def test_the_rates_that_are_reached_are_near_those_asked_for() -> None:
     base = fit_baseline(quiet(400), -1, "here", turn_rate=0.02, conversation_rate=0.1)
     low, high = wilson(base.turn_hits, base.n_turns)

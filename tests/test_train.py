@@ -256,6 +256,48 @@ def test_killed_and_taken_up_again_it_ends_in_the_same_weights(tmp_path: Path) -
     assert steps[0] == steps[1]
 
 
+def test_stopped_behind_the_last_step_it_takes_none_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The steps end amid an epoch, where the trainer itself would go on."""
+    data, settings = shouting(tmp_path), replace(KILLABLE, epochs=1.4)
+    whole = train([data], MODEL, tmp_path / "whole", settings, prevent=[loud()])
+
+    def cut(*_: Any) -> None:
+        raise RuntimeError("power cut")
+
+    save = adapters.save_adapter
+    monkeypatch.setattr(adapters, "save_adapter", cut)
+    with pytest.raises(RuntimeError, match="power cut"):
+        train([data], MODEL, tmp_path / "cut", settings, prevent=[loud()])
+    monkeypatch.setattr(adapters, "save_adapter", save)
+    again = train([data], MODEL, tmp_path / "cut", settings, prevent=[loud()])
+    assert again.card == whole.card
+    weights, wanted = (load_file(r.folder / "adapter_model.safetensors") for r in (again, whole))
+    assert all(torch.equal(value, wanted[name]) for name, value in weights.items())
+    steps = [(r.folder / "run" / "steps.jsonl").read_text() for r in (again, whole)]
+    assert steps[0] == steps[1]
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in MODEL.net.modules())
+
+
+def as_axis() -> Direction:
+    """Shouting told the other way round, as the Assistant Axis tells how far an answer is from where it should be."""
+    card = loud().card
+    assert card.baseline is not None
+    base = card.baseline.model_copy(update={"mean": -card.baseline.mean})
+    return Direction(-loud().vector, card.model_copy(update={"kind": "assistant_axis", "baseline": base}))
+
+
+def test_an_axis_is_steered_away_from_the_assistant(runs: dict[str, TrainResult], tmp_path: Path) -> None:
+    settings = replace(QUICK, hold_out=0.25, epochs=4, method="prevent")
+    turned = train([shouting(tmp_path)], MODEL, tmp_path / "out", settings, prevent=[as_axis()])
+    (here,), (there,) = turned.card["prevention"], runs["prevent"].card["prevention"]
+    assert here["coef"] == pytest.approx(there["coef"], abs=1e-3)
+    assert here["coef"] > 0
+    assert here["expected_shift"] == pytest.approx(-there["expected_shift"], rel=1e-3)
+    ways = [[each["coef"] for each in one["coefs"]] for one in (here, there)]
+    assert ways[0] == pytest.approx(ways[1], abs=0.02)
+    assert turned.shift["loud"]["raw"] == pytest.approx(-runs["prevent"].shift["loud"]["raw"], abs=0.1)
+
+
 def test_training_stops_before_it_has_moved_too_far(tmp_path: Path) -> None:
     data = shouting(tmp_path)
     free = train([data], MODEL, tmp_path / "free", replace(QUICK, measure=1), track=[loud()])
@@ -458,6 +500,8 @@ def test_without_a_screening_samples_are_measured_here(tmp_path: Path) -> None:
     result = train([data], MODEL, tmp_path / "out", replace(QUICK, drop=0.5), prevent=[loud()])
     assert len(result.card["data"]["dropped"]) == 6
     assert not {2, 5, 7, 8, 9} & set(result.card["data"]["dropped"])
+    turned = train([data], MODEL, tmp_path / "axis", replace(QUICK, drop=0.5), prevent=[as_axis()])
+    assert turned.card["data"]["dropped"] == result.card["data"]["dropped"]
 
 
 @pytest.mark.parametrize(
@@ -468,6 +512,10 @@ def test_without_a_screening_samples_are_measured_here(tmp_path: Path) -> None:
         ({}, True, "prevents nothing"),
         ({"drop": 0.1}, False, "for which traits"),
         ({"method": "prevent", "layers": (9,)}, True, "no layer 9"),
+        ({"inoculation": "Be loud."}, False, "--inoculation is for --method inoculate"),
+        ({"coef": 2.0}, False, "--coef is for --method prevent"),
+        ({"layers": (1,)}, False, "--layers is for --method prevent"),
+        ({"method": "prevent", "kl": 5.0}, True, "--kl is for --method kl"),
     ],
 )
 def test_settings_that_contradict_one_another(

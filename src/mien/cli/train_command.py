@@ -79,6 +79,8 @@ def command(
         raise InputError("Give either files to train on or --constitution with a YAML file.")
     if constitution is not None and (screen or columns or format):
         raise InputError("A constitution is taught without data; leave --screen, --columns and --format out.")
+    if constitution is None and (endpoint or endpoint_model):
+        raise InputError("An endpoint teaches a constitution, and there is none; leave --endpoint out.")
     named = _names(prevent)
     from mien.training.trainer import require_extra
 

@@ -1,7 +1,8 @@
 """A gauge's baseline: what quiet traffic projects to, how far it strays, and the limits that follow. Pure numpy.
 
 What the texture of a text explains (length, code, verse, ...) is taken out by a ridge regression on quiet turns, and
-sigma is the spread of what is left over in conversations that the regression has not seen.
+sigma is the spread of what is left over in conversations that the regression has not seen. A mean over few tokens
+strays further than one over many, so sigma is larger for a short answer.
 This file does not know models or files.
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +27,10 @@ TURN_RATE, CONVERSATION_RATE = 0.01, 0.05
 _RIDGE = 10.0
 """In units of turns: as if that many turns had said that texture explains nothing."""
 _FOLDS = 5
+_SHORTS = (0.0, *(2.0**n for n in range(2, 13)))
+"""Lengths that are tried for `Standard.short`, characters."""
+_WORTH = 2.0
+"""Nats of likelihood that an effect of length on the spread must be worth."""
 
 
 @dataclass(frozen=True)
@@ -67,11 +73,21 @@ class Standard:
 
     expected: Expected
     std: float
-    """One sigma, raw units."""
+    """One sigma of an answer of the usual length, raw units."""
+    short: float = 0.0
+    """Characters of an answer whose variance is twice that of an endless one; 0: length makes no difference."""
+    usual: float = 1.0
+    """The median length of quiet answers, characters."""
+
+    def spread(self, textures: Floats) -> Floats:
+        """`[n]` one sigma of answers of these textures `[n, f]`, raw units: the variance of the mean over an answer
+        falls with its length `c` as `1 + short / c`."""
+        found: Floats = self.std * np.sqrt(_noise(self.short, _length(textures)) / _noise(self.short, self.usual))
+        return found
 
     def sigma(self, projections: Floats, textures: Floats) -> Floats:
         """Raw projections `[n]` in sigma."""
-        return (projections - self.expected(textures)) / self.std
+        return (projections - self.expected(textures)) / self.spread(textures)
 
 
 @dataclass(frozen=True)
@@ -80,7 +96,7 @@ class Baseline:
 
     expected: Expected
     std: float
-    """One sigma, raw units."""
+    """One sigma of an answer of the usual length, raw units."""
     limits: Limits
     n_turns: int
     n_conversations: int
@@ -98,10 +114,14 @@ class Baseline:
     any_conversation_hits: int
     source: str
     """What the quiet traffic was."""
+    short: float = 0.0
+    """See `Standard`."""
+    usual: float = 1.0
+    """See `Standard`."""
 
     def sigma(self, projections: Floats, textures: Floats) -> Floats:
         """Raw projections `[n]` in sigma."""
-        return Standard(self.expected, self.std).sigma(projections, textures)
+        return Standard(self.expected, self.std, self.short, self.usual).sigma(projections, textures)
 
     @property
     def warning(self) -> str | None:
@@ -123,8 +143,7 @@ def fit_standard(quiet: Quiet, seed: int = 0) -> Standard:
         InputError: see `fit_baselines`.
     """
     have, parts = _parts(quiet, np.random.default_rng(seed))
-    fit = _fit(quiet, have, parts)
-    return Standard(fit.expected, fit.std)
+    return _fit(quiet, have, parts).standard
 
 
 def fit_baseline(
@@ -148,17 +167,19 @@ def fit_baselines(
     rng = np.random.default_rng(seed)
     have, parts = _parts(quiet[0], rng)
     fits = [_fit(one, have, parts) for one in quiet]
-    z = [[side * (row / fit.std) for row in fit.left.values()] for fit, side in zip(fits, sides, strict=True)]
+    z = [[side * (row / fit.standard.spread(one.textures[i])) for i, row in fit.left.items()]
+         for one, fit, side in zip(quiet, fits, sides, strict=True)]  # fmt: skip
     order = list(fits[0].left)
     folds = [[order.index(i) for i in part] for part in parts]
     turns, conversations = _held_out(z, folds, turn_rate, conversation_rate, rng)
     limits = _limits(z, turn_rate, conversation_rate, rng, 1000)
     return [
         Baseline(
-            fit.expected, fit.std, limit, fit.turns, len(have), fit.explained, _effects(fit),
+            fit.standard.expected, fit.standard.std, limit, fit.turns, len(have), fit.explained, _effects(fit),
             int(t) / fit.turns, int(t), int(c) / len(have), int(c), int(turns[-1]), int(conversations[-1]), source,
+            fit.standard.short, fit.standard.usual,
         )
-        for one, fit, limit, t, c in zip(quiet, fits, limits, turns[:-1], conversations[:-1], strict=True)
+        for fit, limit, t, c in zip(fits, limits, turns[:-1], conversations[:-1], strict=True)
     ]  # fmt: skip
 
 
@@ -172,9 +193,8 @@ def _parts(quiet: Quiet, rng: np.random.Generator) -> tuple[list[int], list[list
 class _Fit:
     """One gauge's texture regression, and what it leaves over in conversations it has not seen."""
 
-    expected: Expected
+    standard: Standard
     left: dict[int, Floats]
-    std: float
     explained: float
     turns: int
 
@@ -192,11 +212,39 @@ def _fit(quiet: Quiet, have: Sequence[int], parts: Sequence[Sequence[int]]) -> _
         fit = _expected(quiet, sorted(set(have) - set(part)))
         left |= {i: quiet.projections[i] - fit(quiet.textures[i]) for i in part}
     rest = np.concatenate(list(left.values()))
-    std = float(np.nanstd(rest))
-    if not std > 1e-9 * max(1.0, float(np.abs(every).max())):
+    if not float(np.nanstd(rest)) > 1e-9 * max(1.0, float(np.abs(every).max())):
         raise InputError("All ordinary answers project to the same value, so there is no sigma to measure in.")
     explained = max(0.0, 1 - float(np.nanvar(rest) / every.var()))
-    return _Fit(_expected(quiet, have), left, std, explained, len(every))
+    std, short, usual = _spread(rest, _length(np.concatenate([quiet.textures[i] for i in left])))
+    return _Fit(Standard(_expected(quiet, have), std, short, usual), left, explained, len(every))
+
+
+def _length(textures: Floats) -> Floats:
+    """`[n]` characters, of textures `[n, f]`."""
+    found: Floats = np.exp2(textures[:, NAMES.index("length")])
+    return found
+
+
+def _noise(short: float, characters: Floats | float) -> Any:
+    """The variance of an answer's mean, in units of an endless one's."""
+    return 1 + short / characters
+
+
+def _spread(left: Floats, characters: Floats) -> tuple[float, float, float]:
+    """`std`, `short` and `usual` of a `Standard`: those under which what is left over `[n]` (NaN: missing) is likeliest
+    as a normal variate of mean 0.
+    """
+    known = ~np.isnan(left)
+    square, characters = left[known] ** 2, characters[known]
+
+    def likelihood(short: float) -> float:
+        noise = _noise(short, characters)
+        return float(-np.log(noise).sum() - len(square) * np.log(np.mean(square / noise))) / 2
+
+    usual = float(np.median(characters))
+    short = max(_SHORTS, key=likelihood)
+    short = short if likelihood(short) > likelihood(0.0) + _WORTH else 0.0
+    return float(np.sqrt(np.mean(square / _noise(short, characters)) * _noise(short, usual))), short, usual
 
 
 def _limits(
@@ -221,9 +269,9 @@ def _expected(quiet: Quiet, which: Sequence[int]) -> Expected:
 
 
 def _effects(fit: _Fit) -> dict[str, float]:
-    known = fit.expected
+    known, std = fit.standard.expected, fit.standard.std
     return {
-        name: round(float(weight * (high - low) / fit.std), 3)
+        name: round(float(weight * (high - low) / std), 3)
         for name, weight, low, high in zip(NAMES, known.weights, known.low, known.high, strict=True)
     }
 

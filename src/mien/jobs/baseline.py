@@ -115,7 +115,7 @@ _Read = list[tuple[NDArray[np.float64], NDArray[np.float64]]]
 
 def _bundled(gauges: GaugeSet, model: Model, show: Progress) -> _Read:
     found: _Read = []
-    for one in quiet.quiet_readings(model, show):
+    for one in quiet.quiet_readings(model, show, short=True):
         rows = np.zeros((len(one.answers), len(gauges.gauges)))
         for g, gauge in enumerate(gauges.gauges):
             for part in gauge.parts:

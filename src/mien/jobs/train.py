@@ -103,7 +103,7 @@ def train(
     show = progress or Silent()
     data = files if isinstance(files, Data) else read_data(files)
     traits = traits_of(model, prevent, track)
-    _check(settings, traits)
+    _check(settings, traits, screen is not None)
     screened = read_screen(screen, data, model.info) if screen is not None else None
     with adapters.open_run(out, _manifest(data, model, settings, traits, screened)) as run:
         if (out / adapters.CARD_FILE).exists():  # what is written last: this run is finished
@@ -141,8 +141,16 @@ def traits_of(
     return Traits(tuple(prevent), tuple({one.name: one for one in reversed(every) if one.parts}.values())[::-1])
 
 
-def _check(settings: Settings, traits: Traits) -> None:
-    """Raises: InputError: settings that contradict one another."""
+def _check(settings: Settings, traits: Traits, screened: bool) -> None:
+    """Raises: InputError: settings that contradict one another; none is passed over in silence."""
+    method, unset = settings.method, Settings()
+    only = {"inoculation": ("inoculate", "--inoculation"), "kl": ("kl", "--kl"), "coef": ("prevent", "--coef"),
+            "layers": ("prevent", "--layers")}  # fmt: skip
+    for field, (wants, option) in only.items():
+        if method != wants and getattr(settings, field) != getattr(unset, field):
+            raise InputError(f"{option} is for --method {wants}, and this is {method}; leave it out.")
+    if screened and not settings.drop and not (method == "prevent" and settings.coef is None):
+        raise InputError("A screening is for --drop and for --coef auto, and neither is asked for; leave it out.")
     if settings.method == "prevent" and not traits.prevent:
         raise InputError("There is nothing to prevent; name the traits with --prevent, as in --prevent evil.")
     if settings.method == "inoculate" and not (traits.prevent or settings.inoculation):
@@ -212,15 +220,16 @@ def _dropped(
     if not settings.drop:
         return []
     names = [direction.card.name for direction in traits.prevent]
+    watched = [watched_direction(direction) for direction in traits.prevent]
     if screened is not None:
         columns = [_column(screened.sigma, screened.difference, name) for name in names]
     else:
-        watched = [watched_direction(direction) for direction in traits.prevent]
         found = projection_differences(
             model, data.samples, watched, run.stage("own"), show, max_length=_longest(model, settings)
         )
         columns = [column / (one.std or np.nanstd(column) or 1.0) for column, one in zip(found.T, watched, strict=True)]
-    scores = np.fmax.reduce(np.stack(columns))[list(trained)]
+    alarming = [one.sign * column for column, one in zip(columns, watched, strict=True)]
+    scores = np.fmax.reduce(np.stack(alarming))[list(trained)]
     return [trained[i] for i in worst(scores, settings.drop)]
 
 

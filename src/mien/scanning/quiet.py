@@ -39,15 +39,26 @@ class QuietReading:
 
 def ordinary_conversations() -> Iterator[LoggedConversation]:
     """The quiet traffic that comes with the package."""
+    return _from_library("part*.jsonl")
+
+
+def short_conversations() -> Iterator[LoggedConversation]:
+    """More of it, in which answers are of a few words: a baseline needs them, to know how far such stray."""
+    return _from_library("short.jsonl")
+
+
+def _from_library(names: str) -> Iterator[LoggedConversation]:
     with resources.as_file(resources.files("mien") / "library" / "ordinary") as folder:
-        for record in read_logs(sorted(Path(folder).glob("*.jsonl"))):
+        for record in read_logs(sorted(Path(folder).glob(names))):
             assert isinstance(record, LoggedConversation)
             yield record
 
 
-def quiet_readings(model: Model, show: Progress) -> list[QuietReading]:
-    """All of them, read by the model at every layer; the first time takes minutes, later it comes from the cache."""
-    conversations = list(ordinary_conversations())
+def quiet_readings(model: Model, show: Progress, *, short: bool = False) -> list[QuietReading]:
+    """The ordinary conversations, and the `short` ones if asked for, read by the model at every layer; the first time
+    takes minutes, later it comes from the cache.
+    """
+    conversations = [*ordinary_conversations(), *(short_conversations() if short else ())]
     show.begin("reading the ordinary conversations that come with mien", len(conversations))
     found = []
     for done, one in enumerate(conversations, 1):

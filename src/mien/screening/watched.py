@@ -64,6 +64,11 @@ class WatchSet:
     """Sentences on what was left out."""
 
 
+def side_of(direction: Direction) -> Side:
+    """Which projections are alarming: far from the Assistant, or far along a trait."""
+    return "low" if direction.card.kind == "assistant_axis" else "high"
+
+
 def watched_direction(direction: Direction, layer: int | None = None) -> Watched:
     """A direction at one layer (default: the recommended one), raw units of its unit vector.
 
@@ -75,7 +80,7 @@ def watched_direction(direction: Direction, layer: int | None = None) -> Watched
     base = card.baseline if at == card.recommended_layer else None
     known = base is not None and base.std > 0
     return Watched(
-        name=card.name, description=card.description, side="low" if card.kind == "assistant_axis" else "high",
+        name=card.name, description=card.description, side=side_of(direction),
         parts=(Part(at, direction.unit(at).numpy().astype(np.float32)),), source="a direction kept here",
         verdict=card.verdict, mean=base.mean if base and known else None, std=base.std if base and known else None,
         baseline=f"the model's own plain answers ({base.n})" if base and known else "",

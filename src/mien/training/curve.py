@@ -152,6 +152,7 @@ class ShiftCurve(TrainerCallback):
         self._follow, self._keep = follow, keep
         self._zero: Read | None = None
         self._tokens = 0
+        self._loss = ""
         self.within: dict[str, torch.Tensor] | None = None
         """The trained weights when the shift was last measured to be within the limit."""
         if keep is not None and keep.exists():
@@ -183,6 +184,7 @@ class ShiftCurve(TrainerCallback):
         keys = ("loss", "learning_rate", "grad_norm", "kl")
         kept: Record = {key: round(float(logs[key]), 6) for key in keys if key in logs}
         self._log.add({"step": state.global_step, **kept})
+        self._loss = f"loss {logs['loss']:.3f}, "
         tokens = int(logs.get("num_tokens", 0))
         self._show.advance(state.global_step, max(0, tokens - self._tokens))
         self._tokens = tokens
@@ -195,7 +197,9 @@ class ShiftCurve(TrainerCallback):
         shift = known if known is not None else self._shift()
         if known is None:
             self._log.add({"step": step, "shift": shift})
-            self._show.note(f"step {step}: " + ", ".join(_words(name, value) for name, value in shift.items()))
+            self._show.note(
+                f"step {step}: {self._loss}" + ", ".join(_words(name, value) for name, value in shift.items())
+            )
             self._tell(step, shift)
         passed = self._limit.passed(self._watched, shift) if self._limit else []
         if passed:

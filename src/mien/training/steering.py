@@ -23,7 +23,7 @@ class Steering:
         self.history: list[tuple[int, list[float]]] = [(0, self._coefs)]
         """From which step on each strength held."""
         self.prevent = PreventShift([
-            Add(target.direction, coef, at=target.layers)
+            Add(target.direction, target.sign * coef, at=target.layers)
             for target, coef in zip(targets, self._coefs, strict=True)
         ])  # fmt: skip
 
@@ -38,6 +38,6 @@ class Steering:
             return
         self._coefs = corrected(self.targets, self._coefs, moved)
         self.history.append((step, self._coefs))
-        self.prevent.set_coefs(self._coefs)
+        self.prevent.set_coefs([t.sign * coef for t, coef in zip(self.targets, self._coefs, strict=True)])
         names = (target.direction.card.name for target in self.targets)
         self._show.note("coefs now: " + ", ".join(f"{n} {c:.2f}" for n, c in zip(names, self._coefs, strict=True)))

@@ -21,7 +21,7 @@ from mien.models import Model
 from mien.progress import Progress
 from mien.records import Conversation, Rollout, Sampling, WriteRequest
 from mien.rollouts import write_rollouts
-from mien.screening.watched import Watched
+from mien.screening.watched import Watched, side_of
 from mien.store import Stage
 from mien.training.shift import Read, read_answers
 
@@ -46,14 +46,19 @@ class Target:
         return max(self.layers)
 
     @property
+    def sign(self) -> int:
+        """+1 if the direction itself leads to where it is alarming, -1 if away from it, as the Assistant Axis does."""
+        return 1 if side_of(self.direction) == "high" else -1
+
+    @property
     def length(self) -> float:
         """`|v|` there, raw units."""
         return float(self.direction.norms()[self.deepest])
 
     def added(self, layer: int) -> Floats:
-        """`[d]` what coef 1 has added to the stream by `layer`."""
+        """`[d]` what coef 1, which steers to the alarming side, has added to the stream by `layer`."""
         below = [k for k in self.layers if k <= layer]
-        rows = self.direction.vector.double().numpy()
+        rows = self.sign * self.direction.vector.double().numpy()
         return np.asarray(rows[max(below)] if below else np.zeros(rows.shape[1]))
 
 
@@ -99,19 +104,22 @@ def _difference(theirs: Read, ours: Read, along: Sequence[Watched]) -> Floats:
 
 
 def _moved(targets: Sequence[Target]) -> Floats:
-    """`[k, k]`: how far coef 1 of each target (columns) moves the stream along each (rows), raw, at its deepest."""
-    units = [target.direction.unit(target.deepest).double().numpy() for target in targets]
+    """`[k, k]`: how far coef 1 of each target (columns) moves the stream to the alarming side of each (rows), raw, at
+    its deepest.
+    """
+    units = [target.sign * target.direction.unit(target.deepest).double().numpy() for target in targets]
     return np.array([[t.added(at.deepest) @ unit for t in targets] for at, unit in zip(targets, units, strict=True)])
 
 
 def corrected(targets: Sequence[Target], coefs: Sequence[float], shifts: Sequence[float]) -> list[float]:
-    """Coefs for the steps to come: as much more steering along each target as the answers have moved along it so far,
-    and less where they have moved back; never backwards, never more than `MOST`.
+    """Coefs for the steps to come: as much more steering to each target's alarming side as the answers have moved there
+    so far, and less where they have moved back; never backwards, never more than `MOST`.
 
     Args:
-        shifts: raw, of the model's own answers at each target's deepest layer.
+        shifts: raw, of the model's own answers along each target at its deepest layer.
     """
-    more, *_ = np.linalg.lstsq(_moved(targets), np.array(shifts), rcond=None)
+    signs = np.array([target.sign for target in targets])
+    more, *_ = np.linalg.lstsq(_moved(targets), signs * np.array(shifts), rcond=None)
     return [round(float(c), 4) for c in np.clip(np.array(coefs) + GAIN * more, 0.0, MOST)]
 
 
@@ -120,6 +128,7 @@ class Strength:
     """How strong the steering along one direction is, and why."""
 
     coef: float
+    """To its alarming side."""
     expected: float | None
     """Shift that the data would bring, raw units at the deepest layer steered; None: the coef was given."""
     low: float | None
@@ -130,8 +139,8 @@ class Strength:
 
 
 def strengths(targets: Sequence[Target], differences: Floats, seed: int) -> list[Strength]:
-    """Coefs that together move the stream as far along each direction as the data would: never backwards, never more
-    than `MOST`.
+    """Coefs that together move the stream as far to each direction's alarming side as the data would: never backwards,
+    never more than `MOST`.
 
     Non-negative least squares, because directions are not orthogonal: steering along one moves the others too.
 
@@ -150,6 +159,6 @@ def strengths(targets: Sequence[Target], differences: Floats, seed: int) -> list
         if not len(known):
             raise InputError("No sample of the data could be measured, so --coef auto has nothing to go by; give one.")
         expected.append((*evidence.mean_interval(known, rng), len(known)))
-    wanted = np.array([max(mean, 0.0) for mean, *_ in expected])
+    wanted = np.array([max(target.sign * mean, 0.0) for target, (mean, *_) in zip(targets, expected, strict=True)])
     coefs, _ = nnls(_moved(targets), wanted)
     return [Strength(round(min(float(c), MOST), 4), *row) for c, row in zip(coefs, expected, strict=True)]

@@ -182,7 +182,26 @@ def kl_terms(run: Any, net: Any, inputs: dict[str, torch.Tensor]) -> tuple[torch
 def run_training(trainer: Any, folder: Path) -> None:
     """Train, from the last whole checkpoint in `folder` if there is one."""
     with quiet_libraries(), _given_back(trainer.model):
-        trainer.train(resume_from_checkpoint=last_checkpoint(folder))
+        checkpoint = last_checkpoint(folder)
+        if checkpoint is None or not _taken_up(trainer, Path(checkpoint)):
+            trainer.train(resume_from_checkpoint=checkpoint)
+
+
+def _taken_up(trainer: Any, checkpoint: Path) -> bool:
+    """Take a checkpoint up that has all steps behind it; False if it has not. The trainer would take one more step if
+    they ended amid an epoch.
+    """
+    from transformers import TrainerState
+
+    state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+    if not 0 < state.max_steps <= state.global_step:
+        return False
+    trainer.state = state
+    trainer._load_from_checkpoint(str(checkpoint))
+    tell = trainer.callback_handler
+    tell.on_train_begin(trainer.args, state, trainer.control)
+    tell.on_train_end(trainer.args, state, trainer.control)
+    return True
 
 
 @contextlib.contextmanager
