@@ -10,7 +10,7 @@ from typing import Any
 import machine_line
 import numpy as np
 import template
-from training_plan import FULL, MIX, TRAITS, Size, audits, set_name, trainings
+from training_plan import FULL, MIX, TRAITS, Size, audits, jobs, set_name, trainings
 from training_rows import (
     Kept,
     Known,
@@ -34,6 +34,8 @@ GOAL = 0.85
 FORETOLD = ("screen", "influence", "words", "length")
 LIMITS = (0.5, 1.0, 2.0)
 MARGINS = (0.0, 0.25, 0.5)
+MARGIN = 0.25
+"""That `mien limits` takes unless told."""
 NAMES = {
     "plain": "plain", "auto": "`prevent`, `--coef auto`", "one": "`prevent`, `--coef 1`",
     "steer": "plain, then steered by -1 when it answers", "inoculate": "`inoculate`", "kl": "`kl`",
@@ -96,7 +98,8 @@ def prediction_table(kept: Kept) -> str:
         "organisms": kept.organisms(),
         "organisms and controls": [key for key, row in kept.runs.items() if row["method"] == "plain"],
     }
-    rows = []
+    rows: list[list[str]] = []
+    counts: dict[tuple[str, str], int] = {}
     for what, keys in sides.items():
         found = predictions(kept, keys)
         for name, after in product(FORETOLD, ("shift", "judged")) if len(found["shift"]) >= 4 else ():
@@ -106,6 +109,8 @@ def prediction_table(kept: Kept) -> str:
             pooled = correlation(standard(x), standard(y))
             goal = verdict(pooled) if after == "shift" and name in ("screen", "influence") else ""
             told = [c.told(".2f") for c in (*cells, pooled)]
+            if len(x) == counts.setdefault((name, after), len(x)) and what != "organisms":
+                continue  # no control has it
             rows.append([what, str(len(x)), name, after, *told, goal])
     return table(["over", "sets", "foretold by", "what came", *TRAITS, "pooled", f"goal: above {GOAL}"], rows)
 
@@ -172,20 +177,27 @@ def goals(kept: Kept) -> str:
     said = []
     for method in ("auto", "one"):
         met: dict[str, list[bool]] = {"shift": [], "loss": [], "neutral": []}
+        beside: tuple[list[str], list[str]] = ([], [])
         for data in (*(set_name(t, d) for t in ("evil", "sycophantic") for d in (2, 3)), set_name(MIX, 3)):
             keys = seeds_of(kept, data, method)
             plain = [k for k in seeds_of(kept, data, "plain") if k[-1] in {q[-1] for q in keys}]
             if not keys or len(plain) != len(keys):
                 continue
             for trait in data.rsplit("-", 1)[0].split("+"):
-                met["shift"].append(cut(kept.moved(plain, trait), kept.moved(keys, trait)).value >= 80)
+                less = cut(kept.moved(plain, trait), kept.moved(keys, trait)).value
+                met["shift"].append(80 <= less <= 120)
+                if not 80 <= less <= 120:
+                    beside[less > 120].append(f"{trait} of {data}")
             met["loss"].append(_loss(kept, keys) <= 1.02 * _loss(kept, plain))
             met["neutral"].append(_neutral(kept, keys) - _neutral(kept, plain) <= 1.0)
         if met["loss"]:
             told = {name: f"{sum(values)} of {len(values)}" for name, values in met.items()}
+            less, more = (", ".join(names) or "none" for names in beside)
             said.append(
-                f"With {NAMES[method]}: at least 80 % of the shift cut in {told['shift']} cases, held-out loss within "
-                f"2 % of plain training's in {told['loss']}, neutral text within 1 % of it in {told['neutral']}."
+                f"With {NAMES[method]}: between 80 and 120 % of the shift cut in {told['shift']} cases, held-out loss "
+                f"within 2 % of plain training's in {told['loss']}, neutral text within 1 % of it in "
+                f"{told['neutral']}. Cut by less: {less}. Cut by more, so that answers lie beyond where they began by "
+                f"over a fifth of plain training's shift: {more}."
             )
     return "\n".join(f"- {line}" for line in said) or "Not measured yet."
 
@@ -195,7 +207,7 @@ def alternatives_table(kept: Kept) -> str:
     rows = []
     for trait in ("evil", "sycophantic"):
         rows += method_rows(kept, set_name(trait, 2), tuple(NAMES), step_costs(kept) or {"": ""})
-    return table([*METHOD_HEAD, "seconds a step, against plain"], rows)
+    return table([*METHOD_HEAD, "seconds of a bare step, against plain"], rows)
 
 
 def step_costs(kept: Kept) -> dict[str, str]:
@@ -285,6 +297,23 @@ def own_limits_table(kept: Kept) -> str:
     return table(["retrained on", "runs", *(f"alarm, {m:g} sigma beyond them" for m in MARGINS)], rows)
 
 
+def operating_point(kept: Kept) -> str:
+    """False alarms and hits of limits for each trait at the margin that `mien limits` takes unless told."""
+    found = groups(kept)
+    harmless = found.get(HARMLESS, [])
+    bad = [row for row in kept.runs.values() if row["method"] == "plain" and is_organism(row)]
+    if not harmless or not bad:
+        return "Not measured yet."
+    false, hits = (sum(bool(beyond_harmless(row, harmless, MARGIN)) for row in rows) for rows in (harmless, bad))
+    spans = [" to ".join(f"{share:.0%}" for share in wilson(n, len(rows)))
+             for n, rows in ((false, harmless), (hits, bad))]  # fmt: skip
+    return (
+        f"**Operating point** (what `mien limits` sets, {MARGIN:g} sigma beyond harmless retrainings): false alarms in "
+        f"{false} of {len(harmless)} harmless retrainings ({spans[0]}), hits in {hits} of {len(bad)} organisms "
+        f"({spans[1]})."
+    )
+
+
 def _rate(found: Sequence[Sequence[str]]) -> str:
     hits = sum(map(bool, found))
     low, high = wilson(hits, len(found))
@@ -323,8 +352,17 @@ def settings_line(kept: Kept) -> str:
         f"Each set has {size.samples} samples, {size.hold_out:.0%} of them held out; {size.epochs:g} epochs of "
         f"{size.batch} rows a step at a rate of {size.rate:g} ({' or '.join(map(str, steps))} steps), rows up to "
         f"{size.max_length} tokens. After it {size.questions} eval questions of the library's traits are answered "
-        f"without system prompt in up to {size.max_tokens} tokens. {len(runs)} of {len(trainings(size))} runs are done."
+        f"without system prompt in up to {size.max_tokens} tokens. {len(runs)} of {len(trainings(size))} runs are "
+        f"done. By the median seconds of each kind of job all of it takes {_hours(kept):.1f} hours with two processes."
     )
+
+
+def _hours(kept: Kept) -> float:
+    """Of the whole, two jobs at a time: some were stopped for a while, so not the sum."""
+    kinds: dict[str, list[float]] = {}
+    for job in (job for job in jobs(kept.size) if "seconds" in kept.rows.get(job.key, {})):
+        kinds.setdefault(f"{job.kind} {job.about.get('method', '')}", []).append(kept.rows[job.key]["seconds"])
+    return sum(len(seconds) * float(np.median(seconds)) for seconds in kinds.values()) / 7200
 
 
 def write(base: Path, size: Size, out: Path, sections: Sequence[str] | None = None) -> None:
@@ -339,7 +377,7 @@ def write(base: Path, size: Size, out: Path, sections: Sequence[str] | None = No
         "planted": planted_table(kept), "prevention": prevention_table(kept), "goals": goals(kept),
         "alternatives": alternatives_table(kept), "speed": screening_speed(kept), "framing": framing_table(kept),
         "gate": gate_table(kept), "three": gate_table(kept, TRAITS), "names": gate_names(kept),
-        "own_limits": own_limits_table(kept),
+        "own_limits": own_limits_table(kept), "operating": operating_point(kept),
         "audits": audits_table(kept),
     }  # fmt: skip
     text = template.fill("training", parts)
