@@ -165,6 +165,7 @@ def test_the_installed_script_is_the_same_program() -> None:
         (["steer", "loud"], "Missing argument 'QUESTION'"),
         (["export", "loud", "x.gguf"], "--format"),
         (["show"], "Missing argument 'NAME'"),
+        (["gauge"], "Say which of contrast, describe, fit, show, write-contrasts is wanted."),
     ],
 )
 def test_a_mistyped_command_is_one_sentence(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+from typing import Any
 
 import click
 
@@ -75,9 +76,12 @@ def main(arguments: list[str] | None = None) -> None:
     except click.exceptions.Exit as error:
         sys.exit(error.exit_code)
     except click.ClickException as error:
-        context = getattr(error, "ctx", None)
+        context: Any = getattr(error, "ctx", None)
         hint = f" See {context.command_path} --help." if context else ""
-        _say(error.format_message() + hint)
+        if isinstance(error, click.exceptions.NoArgsIsHelpError):
+            _say(f"Say which of {', '.join(sorted(context.command.commands))} is wanted.{hint}")
+        else:
+            _say(error.format_message() + hint)
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort):
         _say("stopped; what was done is kept, and the same command goes on from there.")
