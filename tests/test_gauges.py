@@ -102,7 +102,7 @@ def test_a_baseline_knows_what_length_explains() -> None:
 def test_short_answers_stray_further_and_alarm_no_more_often(short: float, seed: int) -> None:
     rng = np.random.default_rng(seed)
     textures = [np.stack([texture("w" * int(n), 1) for n in 2 ** rng.uniform(2, 11, 5)]) for _ in range(120)]
-    noise = [np.sqrt(1 + short / 2 ** t[:, 0]) for t in textures]
+    noise = [np.sqrt(1 + short / np.maximum(2 ** t[:, 0], 16)) for t in textures]
     rows = tuple(7 + 2 * n * rng.standard_normal(5) for n in noise)
     base = fit_baseline(Quiet(rows, tuple(textures)), 1, "here")
     assert base.short <= 32 if short == 0 else short / 4 <= base.short <= short * 4

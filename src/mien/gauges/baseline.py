@@ -29,6 +29,8 @@ _RIDGE = 10.0
 _FOLDS = 5
 _SHORTS = (0.0, *(2.0**n for n in range(2, 13)))
 """Lengths that are tried for `Standard.short`, characters."""
+_FEW = 16.0
+"""Characters, two or three tokens, below which an answer strays no further the shorter it is."""
 _WORTH = 2.0
 """Nats of likelihood that an effect of length on the spread must be worth."""
 
@@ -81,7 +83,7 @@ class Standard:
 
     def spread(self, textures: Floats) -> Floats:
         """`[n]` one sigma of answers of these textures `[n, f]`, raw units: the variance of the mean over an answer
-        falls with its length `c` as `1 + short / c`."""
+        falls with its length `c` as `1 + short / max(c, 16)`."""
         found: Floats = self.std * np.sqrt(_noise(self.short, _length(textures)) / _noise(self.short, self.usual))
         return found
 
@@ -227,7 +229,7 @@ def _length(textures: Floats) -> Floats:
 
 def _noise(short: float, characters: Floats | float) -> Any:
     """The variance of an answer's mean, in units of an endless one's."""
-    return 1 + short / characters
+    return 1 + short / np.maximum(characters, _FEW)
 
 
 def _spread(left: Floats, characters: Floats) -> tuple[float, float, float]:
