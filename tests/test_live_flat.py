@@ -28,14 +28,14 @@ def scaled(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor
     return torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2)
 
 
-@given(st.lists(st.sampled_from([1, 1, 1, 2, 3, 40]), min_size=2, max_size=6), st.integers(0, 99))
+@given(st.lists(st.sampled_from([1, 1, 1, 2, 3, 40]), min_size=2, max_size=9), st.integers(0, 99))
 def test_every_token_looks_at_its_own_text(sizes: list[int], seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
-    texts, tokens, heads, columns, width = len(sizes), sum(sizes), 2, 9, 4
+    texts, tokens, heads, columns, width = len(sizes), sum(sizes), 2, 19, 4
     key, value = (torch.randn(texts, heads, columns, width, generator=generator) for _ in range(2))
     query = torch.randn(1, heads, tokens, width, generator=generator)
     mask = torch.where(torch.rand(1, 1, tokens, columns, generator=generator) < 0.4, -1e9, 0.0)
-    reach = torch.randint(3, columns + 1, (texts,), generator=generator).tolist()
+    reach = [columns if far else 1 + seed % 3 for far in (torch.rand(texts, generator=generator) < 0.3).tolist()]
     for t, n in enumerate(n for n, size in zip(reach, sizes, strict=True) for _ in range(size)):
         mask[..., t, 0], mask[..., t, n:] = 0, -1e9
     found = Flat(sizes, reach, torch.device("cpu")).attend(scaled, query, key, value, mask)
@@ -69,6 +69,30 @@ def test_prompts_are_read_beside_what_is_being_written() -> None:
         told = ends(play(batch, arrivals))
     assert {id: end.ids for id, end in told.items()} == expected
     assert sizes == [[9], [1], [1], [1, 1, 13], [1, 1, 1], [1, 1, 1]]
+
+
+def test_a_long_text_does_not_make_the_others_long() -> None:
+    asked = [request(f"{i}", range(200 if i == 1 else 5 + i), 6, read=True) for i in range(5)]
+    seen: list[tuple[int, ...]] = []
+    attention = hf_flat.sdpa_attention_forward
+
+    def watched(module: Any, query: Any, key: Any, *more: Any, **how: Any) -> Any:
+        seen.append((query.shape[0], query.shape[2], key.shape[2]))
+        return attention(module, query, key, *more, **how)
+
+    expected = {each.id: ends({each.id: alone(MODEL, each, EARLY)})[each.id] for each in asked}
+    hf_flat.sdpa_attention_forward = watched
+    try:
+        with batch_of(MODEL, EARLY) as batch:
+            told = ends(play(batch, [(0, each) for each in asked]))
+    finally:
+        hf_flat.sdpa_attention_forward = attention
+    assert {(4, 1, 16), (1, 1, 208)} <= set(seen)
+    assert all(columns <= 16 for rows, _, columns in seen if rows > 1)
+    for id, end in told.items():
+        assert end.ids == expected[id].ids
+        assert end.tokens is not None
+        np.testing.assert_allclose(end.tokens, expected[id].tokens, atol=2e-4, rtol=1e-3)
 
 
 def test_without_such_attention_prompts_have_a_pass_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,13 +24,21 @@ from transformers.masking_utils import sdpa_mask
 
 _NAME = "mien_flat"
 _BASE = "sdpa"
+Attention = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+"""Of queries `[n, h, s, e]` over keys and values `[n, ., c, e]` of as many texts, and what is added to their scores
+`[n, 1, s, c]`: `[n, s, h, e]`."""
 PADDED = 2
-"""Up to so many times their tokens, texts of several tokens are padded for attention; else each has its own call."""
+"""Up to so many times their own size, texts are padded for attention; else each has a call of its own."""
 _here = threading.local()
 """`flat`: how the pass that this thread runs is laid out; nothing in other threads, which may use the model too."""
 _running: Counter[int] = Counter()
 """By a config's id, how many threads run such a pass."""
 _lock = threading.Lock()
+
+
+def uneven(sizes: Sequence[int]) -> bool:
+    """Whether to pad all to the longest would more than double them."""
+    return len(sizes) * max(sizes, default=0) > PADDED * sum(sizes)
 
 
 class Flat:
@@ -48,63 +56,65 @@ class Flat:
         """`[t]`: the text that each token is of."""
         self.last = (counts.cumsum(0) - 1).to(device)
         """`[b]`: each text's last token."""
-        self._singles = sum(1 for _ in takewhile(lambda n: n == 1, sizes))
-        self._wide, self._reach = sizes[self._singles :], reach[self._singles :]
-        wide = self._wide
-        self._row = self.owner[self._singles :] - self._singles
-        self._column = torch.cat([torch.arange(0), *map(torch.arange, wide)]).to(device)
+        n = self._singles = sum(1 for _ in takewhile(lambda size: size == 1, sizes))
+        self._wide, self._reach = sizes[n:], reach
+        self._row = self.owner[n:] - n
+        self._column = torch.cat([torch.arange(0), *map(torch.arange, self._wide)]).to(device)
+        # Half at least are near and share a call; each of the others has its own, or all would pay for its length.
+        most = PADDED * sorted(reach[:n])[n // 2] if uneven(reach[:n]) else max(reach)
+        near, self._far = [i for i in range(n) if reach[i] <= most], [i for i in range(n) if reach[i] > most]
+        self._near, self._limit = torch.tensor(near, device=device), max((reach[i] for i in near), default=0)
 
     def attend(
-        self,
-        attention: Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor],
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        mask: torch.Tensor,
+        self, attention: Attention, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor
     ) -> torch.Tensor:
         """Attention of every token over its own text: `[1, t, h, e]`.
 
         Args:
-            attention: of queries `[n, h, s, e]` over keys and values of `n` texts: `[n, s, h, e]`.
+            attention: the model's own.
             query: `[1, h, t, e]`.
             key, value: `[b, ., c, e]`.
             mask: `[1, 1, t, c]`: what is added to scores.
         """
-        n = self._singles
-        if not n:
-            return self._attend_wide(attention, query, key, value, mask)
-        each = query[0, :, :n].transpose(0, 1)[:, :, None]
-        singles = attention(each, key[:n], value[:n], mask[0, 0, :n, None, None]).transpose(0, 1)
-        if n == len(self.last):
-            return singles
-        rest = self._attend_wide(attention, query[:, :, n:], key[n:], value[n:], mask[:, :, n:])
-        return torch.cat([singles, rest], 1)
+        n, texts = self._singles, len(self._reach)
+        found = []
+        if n:
+            found.append(self._attend_singles(attention, query[:, :, :n], key[:n], value[:n], mask[:, :, :n]))
+        if n < texts:
+            found.append(self._attend_wide(attention, query[:, :, n:], key[n:], value[n:], mask[:, :, n:]))
+        return torch.cat(found, 1)
+
+    def _attend_singles(
+        self, attention: Attention, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor
+    ) -> torch.Tensor:
+        each, masks, c = query[0].transpose(0, 1)[:, :, None], mask[0, 0, :, None, None], self._limit
+        if not self._far:
+            return attention(each, key[:, :, :c], value[:, :, :c], masks[..., :c]).transpose(0, 1)
+        found = each.new_empty(len(each), 1, each.shape[1], value.shape[3])
+        near = self._near.to(query.device)  # under a device map the layers lie on several devices
+        found[near] = attention(each[near], key[near, :, :c], value[near, :, :c], masks[near, :, :, :c])
+        for i in self._far:
+            of, c = slice(i, i + 1), self._reach[i]
+            found[of] = attention(each[of], key[of, :, :c], value[of, :, :c], masks[of, :, :, :c])
+        return found.transpose(0, 1)
 
     def _attend_wide(
-        self,
-        attention: Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor],
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        mask: torch.Tensor,
+        self, attention: Attention, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor
     ) -> torch.Tensor:
-        texts, width = len(self._wide), max(self._wide)
-        if texts * width > PADDED * sum(self._wide):
+        reach, texts, width = self._reach[self._singles :], len(self._wide), max(self._wide)
+        if texts == 1 or uneven(self._wide) or uneven(reach):
             found, end = [], 0
-            for i, (n, c) in enumerate(zip(self._wide, self._reach, strict=True)):
+            for i, (n, c) in enumerate(zip(self._wide, reach, strict=True)):
                 of, end = slice(end, end + n), end + n
                 one = (query[:, :, of], key[i : i + 1, :, :c], value[i : i + 1, :, :c], mask[:, :, of, :c])
                 found.append(attention(*one))
             return torch.cat(found, 1)
-        if texts == 1:
-            return attention(query, key, value, mask)
-        # Under a device map the layers lie on several devices.
-        row, column = self._row.to(query.device), self._column.to(query.device)
+        row, column, c = self._row.to(query.device), self._column.to(query.device), max(reach)
         apart = query.new_zeros(texts, query.shape[1], width, query.shape[3])
         apart[row, :, column] = query[0].transpose(0, 1)
-        masks = mask.new_zeros(texts, 1, width, mask.shape[3])
-        masks[row, 0, column] = mask[0, 0]
-        return attention(apart, key, value, masks)[row, column][None]
+        masks = mask.new_zeros(texts, 1, width, c)
+        masks[row, 0, column] = mask[0, 0, :, :c]
+        return attention(apart, key[:, :, :c], value[:, :, :c], masks)[row, column][None]
 
 
 def _attention(

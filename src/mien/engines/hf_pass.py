@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from mien.engines.hf_flat import Flat, FlatAttention
+from mien.engines.hf_flat import Flat, FlatAttention, uneven
 from mien.engines.hf_hooks import Edits, RowHooks, Running, edits_by_token
 from mien.engines.hf_slots import BLOCK, Places, SlotCache, Spread, windows_of
 from mien.errors import ModelError
@@ -94,16 +94,16 @@ class Passes:
                 deeper layers is of no use.
         """
         model, device = self._model, self._model.device
-        reach = [n + len(chunk) for n, chunk in zip(lengths, chunks, strict=True)]
+        ends = (n + len(chunk) for n, chunk in zip(lengths, chunks, strict=True))
+        reach = [min(-(-end // _ROUND) * _ROUND, self.cache.columns) for end in ends]
         sizes = [len(chunk) for chunk in chunks]
-        flat = Flat(sizes, reach, device) if self.flat and len(set(sizes)) > 1 else None
+        flat = Flat(sizes, reach, device) if self.flat and (len(set(sizes)) > 1 or uneven(reach)) else None
         ids, positions = _joined(chunks, lengths) if flat else _aligned(chunks, lengths, model.pad_id)
-        columns = min(-(-max(reach) // _ROUND) * _ROUND, self.cache.columns)
         spread = None if len(chunks) == 1 else _spread(first, chunks, lengths, flat is None, device)
-        self.cache.places = Places(first, first + len(chunks), columns, lengths[0], spread)
+        self.cache.places = Places(first, first + len(chunks), max(reach), lengths[0], spread)
         ids, positions = ids.to(device), positions.to(device)
         inputs = {
-            "input_ids": ids, "attention_mask": self._masks(positions, columns), "position_ids": positions,
+            "input_ids": ids, "attention_mask": self._masks(positions, max(reach)), "position_ids": positions,
             "past_key_values": self.cache, "use_cache": True,
         }  # fmt: skip
         edits = edits_by_token(edits, flat.owner) if flat else edits
