@@ -563,7 +563,7 @@ def test_of_a_prompt_only_what_a_gauge_looks_at_is_read(gauges: GaugeSet, asks: 
     assert [end > start for start, end in plan.spans] == [asks, True, asks]
     request = LiveRequest("a", plan.prompt_ids, Sampling(4, 0.0), 0, read=True, spans=plan.spans)
     whole = Answer(request, serving.brief().chat, frozenset(), 1, 0)
-    assert whole.wants_spans(len(plan.prompt_ids))
+    assert whole.wants(len(plan.prompt_ids))
     first = watch.plan(talk[:1])
     request = LiveRequest("b", first.prompt_ids, Sampling(4, 0.0), 0, read=True, spans=first.spans or ())
-    assert Answer(request, serving.brief().chat, frozenset(), 1, 0).wants_spans(len(first.prompt_ids)) is asks
+    assert Answer(request, serving.brief().chat, frozenset(), 1, 0).wants(len(first.prompt_ids)) is asks
