@@ -66,6 +66,19 @@ def play(
     return events
 
 
+def fed(batch: LiveBatch) -> list[list[int]]:
+    """How many tokens each pass feeds to each row; filled as it runs."""
+    sizes: list[list[int]] = []
+    run = batch._passes.run
+
+    def counted(first: int, chunks: Any, lengths: Any, **more: Any) -> Any:
+        sizes.append([len(chunk) for chunk in chunks])
+        return run(first, chunks, lengths, **more)
+
+    batch._passes.run = counted  # type: ignore[method-assign]
+    return sizes
+
+
 def ends(events: Mapping[str, Sequence[LiveEvent]]) -> dict[str, LiveEnd]:
     return {id: told[-1] for id, told in events.items() if isinstance(told[-1], LiveEnd)}
 

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import random_models as tiny
-from live_runs import Says, alone, batch_of, ends, naive_read, play, probes_of, request
+from live_runs import Says, alone, batch_of, ends, fed, naive_read, play, probes_of, request
 from mien.chat import ask
 from mien.engines.hf import HfEngine
 from mien.engines.hf_live import LiveBatch
@@ -617,19 +617,6 @@ def test_texts_that_would_change_the_rotations_of_others_are_refused() -> None:
 
 
 # Prompts that begin alike
-
-
-def fed(batch: LiveBatch) -> list[list[int]]:
-    """How many tokens each pass feeds to each row; filled as it runs."""
-    sizes: list[list[int]] = []
-    run = batch._passes.run
-
-    def counted(first: int, chunks: Any, lengths: Any, **more: Any) -> Any:
-        sizes.append([len(chunk) for chunk in chunks])
-        return run(first, chunks, lengths, **more)
-
-    batch._passes.run = counted  # type: ignore[method-assign]
-    return sizes
 
 
 def test_what_prompts_have_in_common_is_fed_once() -> None:

@@ -12,11 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import random_models as tiny
-from live_runs import alone, batch_of, ends, naive_read, play, probes_of, request
+from live_runs import alone, batch_of, ends, fed, naive_read, play, probes_of, request
 from mien.engines import hf_flat
 from mien.engines.hf_flat import Flat, FlatAttention
 from mien.engines.hf_kept import Kept, Shelf
-from mien.engines.hf_live import LiveBatch
 from mien.live import LiveEnd, LiveRequest
 from mien.records import Sampling
 
@@ -47,25 +46,12 @@ def test_every_token_looks_at_its_own_text(sizes: list[int], seed: int) -> None:
         torch.testing.assert_close(found[0, t], expected, atol=1e-5, rtol=1e-4)
 
 
-def sizes_of(batch: LiveBatch) -> list[list[int]]:
-    """How many tokens each pass feeds to each row; filled as it runs."""
-    sizes: list[list[int]] = []
-    run = batch._passes.run
-
-    def counted(first: int, chunks: Any, lengths: Any, **more: Any) -> Any:
-        sizes.append([len(chunk) for chunk in chunks])
-        return run(first, chunks, lengths, **more)
-
-    batch._passes.run = counted  # type: ignore[method-assign]
-    return sizes
-
-
 def test_prompts_are_read_beside_what_is_being_written() -> None:
     arrivals = [(0, request("a", range(20, 29), 6)), (2, request("b", range(40, 53), 3)), (2, request("c", [7], 3))]
     expected = {each.id: ends({each.id: alone(MODEL, each)})[each.id].ids for _, each in arrivals}
     with batch_of(MODEL) as batch:
         assert batch._passes.flat
-        sizes = sizes_of(batch)
+        sizes = fed(batch)
         told = ends(play(batch, arrivals))
     assert {id: end.ids for id, end in told.items()} == expected
     assert sizes == [[9], [1], [1], [1, 1, 13], [1, 1, 1], [1, 1, 1]]
@@ -105,7 +91,7 @@ def test_without_such_attention_prompts_have_a_pass_of_their_own(monkeypatch: py
     monkeypatch.setattr(Flat, "attend", wrong)
     with batch_of(MODEL) as batch:
         assert not batch._passes.flat
-        sizes = sizes_of(batch)
+        sizes = fed(batch)
         told = ends(play(batch, arrivals))
     assert {id: end.ids for id, end in told.items()} == expected
     assert [1, 13] in sizes
