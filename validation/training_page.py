@@ -28,14 +28,13 @@ from training_rows import (
     standard,
 )
 
+from mien.auditing.harmless import MARGIN
 from mien.gauges.alarms import wilson
 
 GOAL = 0.85
 FORETOLD = ("screen", "influence", "words", "length")
 LIMITS = (0.5, 1.0, 2.0)
 MARGINS = (0.0, 0.25, 0.5)
-MARGIN = 0.25
-"""That `mien limits` takes unless told."""
 NAMES = {
     "plain": "plain", "auto": "`prevent`, `--coef auto`", "one": "`prevent`, `--coef 1`",
     "steer": "plain, then steered by -1 when it answers", "inoculate": "`inoculate`", "kl": "`kl`",
