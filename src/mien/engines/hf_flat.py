@@ -2,7 +2,8 @@
 answer that is being written, and beside them the prompts of those that come.
 
 Everything in a model but attention looks at one token at a time, and does not know whose it is. Attention is
-transformers' own over scaled dot products, called once for the texts that have one token there and once for the others.
+transformers' own over scaled dot products, called once for the texts that have one token there and once for the others;
+a text much longer than these has a call of its own, or all would pay for its length.
 This file does not know caches, requests or hooks. Shapes: t tokens of a pass, b its texts, h heads, c key columns,
 e head width.
 """
@@ -60,7 +61,7 @@ class Flat:
         self._wide, self._reach = sizes[n:], reach
         self._row = self.owner[n:] - n
         self._column = torch.cat([torch.arange(0), *map(torch.arange, self._wide)]).to(device)
-        # Half at least are near and share a call; each of the others has its own, or all would pay for its length.
+        # Half at least are near, and share a call.
         most = PADDED * sorted(reach[:n])[n // 2] if uneven(reach[:n]) else max(reach)
         near, self._far = [i for i in range(n) if reach[i] <= most], [i for i in range(n) if reach[i] > most]
         self._near, self._limit = torch.tensor(near, device=device), max((reach[i] for i in near), default=0)
