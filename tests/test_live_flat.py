@@ -57,7 +57,7 @@ def test_prompts_are_read_beside_what_is_being_written() -> None:
     assert sizes == [[9], [1], [1], [1, 1, 13], [1, 1, 1], [1, 1, 1]]
 
 
-def test_a_long_text_does_not_make_the_others_long() -> None:
+def test_a_long_text_does_not_make_the_others_long(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = [request(f"{i}", range(200 if i == 1 else 5 + i), 6, read=True) for i in range(5)]
     seen: list[tuple[int, ...]] = []
     attention = hf_flat.sdpa_attention_forward
@@ -67,12 +67,9 @@ def test_a_long_text_does_not_make_the_others_long() -> None:
         return attention(module, query, key, *more, **how)
 
     expected = {each.id: ends({each.id: alone(MODEL, each, EARLY)})[each.id] for each in asked}
-    hf_flat.sdpa_attention_forward = watched
-    try:
-        with batch_of(MODEL, EARLY) as batch:
-            told = ends(play(batch, [(0, each) for each in asked]))
-    finally:
-        hf_flat.sdpa_attention_forward = attention
+    monkeypatch.setattr(hf_flat, "sdpa_attention_forward", watched)
+    with batch_of(MODEL, EARLY) as batch:
+        told = ends(play(batch, [(0, each) for each in asked]))
     assert {(4, 1, 16), (1, 1, 208)} <= set(seen)
     assert all(columns <= 16 for rows, _, columns in seen if rows > 1)
     for id, end in told.items():
