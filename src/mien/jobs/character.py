@@ -123,10 +123,7 @@ def _check(settings: Settings) -> None:
     """Raises: InputError: settings that a constitution is not taught with; none is passed over in silence."""
     if settings.method != "plain":
         raise InputError("A constitution is taught with the plain method; leave --method and --prevent out.")
-    unset = Settings()
-    for field, option in (("inoculation", "--inoculation"), ("kl", "--kl"), ("coef", "--coef"), ("layers", "--layers")):
-        if getattr(settings, field) != getattr(unset, field):
-            raise InputError(f"A constitution is taught with the plain method, which takes no {option}; leave it out.")
+    settings.require_taken()
     if settings.stop_at is not None or settings.drop or settings.hold_out:
         raise InputError(
             "A constitution is taught on what the model writes itself, to the end: leave --stop-at-shift, --drop and "

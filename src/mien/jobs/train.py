@@ -143,13 +143,8 @@ def traits_of(
 
 def _check(settings: Settings, traits: Traits, screened: bool) -> None:
     """Raises: InputError: settings that contradict one another; none is passed over in silence."""
-    method, unset = settings.method, Settings()
-    only = {"inoculation": ("inoculate", "--inoculation"), "kl": ("kl", "--kl"), "coef": ("prevent", "--coef"),
-            "layers": ("prevent", "--layers")}  # fmt: skip
-    for field, (wants, option) in only.items():
-        if method != wants and getattr(settings, field) != getattr(unset, field):
-            raise InputError(f"{option} is for --method {wants}, and this is {method}; leave it out.")
-    if screened and not settings.drop and not (method == "prevent" and settings.coef is None):
+    settings.require_taken()
+    if screened and not settings.drop and not (settings.method == "prevent" and settings.coef is None):
         raise InputError("A screening is for --drop and for --coef auto, and neither is asked for; leave it out.")
     if settings.method == "prevent" and not traits.prevent:
         raise InputError("There is nothing to prevent; name the traits with --prevent, as in --prevent evil.")

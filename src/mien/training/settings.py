@@ -12,6 +12,9 @@ from mien.training.curve import Limit
 Method = Literal["plain", "prevent", "inoculate", "kl"]
 METHODS: tuple[Method, ...] = get_args(Method)
 
+_OF_ONE: dict[str, Method] = {"inoculation": "inoculate", "kl": "kl", "coef": "prevent", "layers": "prevent"}
+"""Options that one method takes, and which."""
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -25,7 +28,7 @@ class Settings:
     """plain; prevent (steer while training); inoculate (a system prompt that asks for the trait while training); kl
     (stay close to the model's own predictions)."""
     coef: float | None = None
-    """Strength of the steering; 1 is the whole difference of means. None: found from the data."""
+    """Strength of the steering, to the alarming side; 1 is the whole difference of means. None: found from the data."""
     follow: bool = True
     """Whether a strength that is found from the data is corrected by how far the answers have moved so far."""
     layers: tuple[int, ...] | None = None
@@ -74,6 +77,13 @@ class Settings:
             raise InputError(f"The longest row must have 8 tokens at least, not {self.max_length}.")
         if not 0 <= self.seed < 2**32:
             raise InputError(f"A seed to train with is a whole number from 0 to 2^32 - 1, not {self.seed}.")
+
+    def require_taken(self) -> None:
+        """Raises: InputError: an option that the method takes no notice of; none is passed over in silence."""
+        unset = Settings()
+        for field, wants in _OF_ONE.items():
+            if self.method != wants and getattr(self, field) != getattr(unset, field):
+                raise InputError(f"--{field} is for --method {wants}, and this is {self.method}; leave it out.")
 
     def values(self) -> dict[str, Any]:
         """As JSON values."""
