@@ -77,9 +77,11 @@ validate: $(STAMP) ## measure whether the method does what it says
 	$(PY) validation/run.py
 	$(PY) validation/watching.py --second-reader
 	$(OFFLINE) OMP_NUM_THREADS=1 $(PY) validation/holding.py
+	$(OFFLINE) OMP_NUM_THREADS=1 $(PY) validation/holding.py --second-model
 	$(OFFLINE) OMP_NUM_THREADS=1 $(PY) validation/training.py --only cost
 	$(OFFLINE) OMP_NUM_THREADS=1 $(PY) validation/training.py & \
 	$(OFFLINE) OMP_NUM_THREADS=1 $(PY) validation/training.py && wait $$!
+
 bundle: $(STAMP) ## make the gauges and the hold that come with mien
 	$(PY) tools/bundle.py
 	$(OFFLINE) OMP_NUM_THREADS=1 $(PY) tools/bundle_hold.py

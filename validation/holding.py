@@ -3,9 +3,10 @@
     python validation/holding.py [--second-model] [--price]
 
 Calibrates the embedded model with the axis that `make bundle` leaves, and reports on attacks of other kinds; then the
-same hold on the kinds that it was chosen on. `--second-model` does it with Gemma-3-270M on a small number of attacks,
-which takes as long again. `--price` calibrates nothing: it measures what the hold that comes with mien costs, and
-writes that section of the page alone. Runs are kept under `runs/validation/holding` and go on where they stopped.
+same hold on the kinds that it was chosen on. `--second-model` calibrates Gemma-3-270M instead, on a small number of
+attacks, which takes as long again; `--price` calibrates nothing, and measures what the hold that comes with mien costs.
+Each of these writes its section of the page alone. Runs are kept under `runs/validation/holding` and go on where they
+stopped.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ BASE = REPO / "runs" / "validation" / "holding"
 AXIS = REPO / "runs" / "bundle" / "axis"
 PAGE = REPO / "docs" / "holding.md"
 PRICE_TITLE = "## What it costs where nobody attacks"
+SECOND_TITLE = "## A second model"
 FEW = Budget(
     Plan(attacks=9, ordinary=8, ordinary_tokens=32),
     Plan(attacks=12, ordinary=12, ordinary_tokens=32, tasks=12, requests=8),
@@ -100,14 +102,18 @@ def rows_of(card: HoldCard) -> list[HoldRow]:
     return [*beside, card.held]
 
 
-def price_section(rows: Sequence[HoldRow], dtype: str) -> str:
+def measured(dtype: str) -> str:
+    """Where a section was measured."""
+    return "\n".join([*machine_line.lines(), f"- measured in {dtype}"])
+
+
+def prices(rows: Sequence[HoldRow]) -> str:
     """What each costs where nobody attacks, the hold last."""
     names = [*(r.name for r in rows[:-1]), f"**{rows[-1].name}** (chosen)"]
     told = [[name, *price_cells(row)] for name, row in zip(names, rows, strict=True)]
     head = ["held by", "ordinary answers lose, nats a token", "neutral text changes by, nats a token", "tasks right",
             "requests refused"]  # fmt: skip
-    measured = "\n".join([*machine_line.lines(), f"- measured in {dtype}"])
-    return f"{measured}\n\n{table(head, told)}"
+    return table(head, told)
 
 
 def price_cells(row: HoldRow) -> list[str]:
@@ -119,7 +125,7 @@ def price_cells(row: HoldRow) -> list[str]:
     return [lost, moved, exact, no]
 
 
-def bundled_prices() -> tuple[list[HoldRow], str]:
+def bundled_prices() -> str:
     """What the hold that comes with mien costs, beside what its card has been compared with, in the dtype that it was
     calibrated in; the paper's recipe only where the axis is.
     """
@@ -133,19 +139,19 @@ def bundled_prices() -> tuple[list[HoldRow], str]:
     known = {r.name: r for r in rows_of(card)}
     manifest = {"job": "price", "way": card.way, "model": engine.info.id, "dtype": engine.info.dtype}
     with RunFolder(BASE / "price", manifest) as run:
-        prices = Prices(engine, load_price(), ordinary_answers(plan.longest, 1, 2), plan, run, "report", 0, Told())
-        rows = [known[m.name].model_copy(update=prices.row(m)) for m in methods]
-    return rows, engine.info.dtype
+        of = Prices(engine, load_price(), ordinary_answers(plan.longest, 1, 2), plan, run, "report", 0, Told())
+        rows = [known[m.name].model_copy(update=of.row(m)) for m in methods]
+    return f"{measured(engine.info.dtype)}\n\n{prices(rows)}"
 
 
-def write_price(rows: Sequence[HoldRow], dtype: str) -> None:
-    """Put the section in its place on the page, which keeps its others."""
-    before, found, rest = PAGE.read_text("utf-8").partition(f"{PRICE_TITLE}\n\n")
+def write_section(title: str, text: str) -> None:
+    """Put what was measured in its place on the page, under the section's own words; its other sections stay."""
+    before, found, rest = PAGE.read_text("utf-8").partition(f"{title}\n\n")
     section, end, others = rest.partition("\n\n## ")
     if not (found and end):
-        raise SystemExit(f"{PAGE} has no section {PRICE_TITLE!r}; write the page first.")
+        raise SystemExit(f"{PAGE} has no section {title!r}; write the page first.")
     words = section.partition("\n\n- ")[0]
-    PAGE.write_text(f"{before}{found}{words}\n\n{price_section(rows, dtype)}{end}{others}", "utf-8")
+    PAGE.write_text(f"{before}{found}{words}\n\n{text}{end}{others}", "utf-8")
     print(f"written to {PAGE}")
 
 
@@ -205,31 +211,36 @@ def second_model() -> str:
 
     folder = REPO / "runs" / "validation" / "watching" / "gemma-axis"
     if not (folder / "card.json").exists():
-        return "Not run: `python validation/watching.py --second-reader` makes the axis."
-    hold = calibrate(HfEngine(load(gemma())), load_direction(folder), BASE / "gemma", budget=FEW, progress=Told())
-    return f"{remarks(hold.card)}\n\n{reported(hold.card)}"
+        raise SystemExit(f"There is no axis in {folder}: `python validation/watching.py --second-reader` makes it.")
+    engine = HfEngine(load(gemma()))
+    card = calibrate(engine, load_direction(folder), BASE / "gemma", budget=FEW, progress=Told()).card
+    found = [measured(engine.info.dtype), remarks(card), reported(card), "Where nobody attacks:", prices(rows_of(card))]
+    return "\n\n".join(found)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--second-model", action="store_true")
-    parser.add_argument("--price", action="store_true", help="the price of the hold that comes with mien, and no more")
+    only = parser.add_mutually_exclusive_group()
+    only.add_argument("--second-model", action="store_true", help="Gemma-3-270M, and no more")
+    only.add_argument("--price", action="store_true", help="the price of the hold that comes with mien, and no more")
     chosen = parser.parse_args()
+    kept = BASE / "second-model.md"
     if chosen.price:
-        write_price(*bundled_prices())
-        return
+        return write_section(PRICE_TITLE, bundled_prices())
+    if chosen.second_model:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        kept.write_text(second_model(), "utf-8")
+        return write_section(SECOND_TITLE, kept.read_text("utf-8"))
     engine = HfEngine(load())
     hold = calibrate(engine, load_direction(AXIS), BASE / "smollm2-135m", progress=Told())
-    kept = BASE / "second-model.md"
-    if chosen.second_model:
-        kept.write_text(second_model(), "utf-8")
     on_seen = seen(hold, engine, AXIS)
     card = hold.card
     assert card.gap is not None
     parts = {
-        "machine": "\n".join(machine_line.lines()), "price": price_section(rows_of(card), engine.info.dtype),
-        "price_title": PRICE_TITLE, "remarks": remarks(card), "reported": reported(card),
-        "kinds": by_kind(card), "tried": tried(card), "seen": on_seen,
+        "machine": "\n".join(machine_line.lines()), "price_title": PRICE_TITLE, "second_title": SECOND_TITLE,
+        "price": f"{measured(engine.info.dtype)}\n\n{prices(rows_of(card))}",
+        "remarks": remarks(card), "reported": reported(card), "kinds": by_kind(card), "tried": tried(card),
+        "seen": on_seen,
         "gap": f"{card.gap[0]:+.2f} against {card.gap[1]:+.2f} nats a token", "way": card.way, "told": card.method,
         "again": again(card),
         "second": kept.read_text("utf-8") if kept.exists() else "Not run yet (`--second-model`).",
