@@ -5,8 +5,9 @@ docs/serving.md.
 
 The servers take turns, one under load at a time: each turn is a few questions from each of so many clients, streamed.
 Figures are medians of the ratios of turns that follow one another. Other sections time first tokens, of many short
-answers; the same step by step in one process, where arrivals and HTTP are out of the way; and a chat's next turn.
-`--quick` times these last two, which need no other server and are steady, in minutes.
+answers; the same step by step in one process, and for whole answers, where HTTP is out of the way; and a chat's next
+turn.
+`--quick` times these last, which need no other server and are steady, in minutes.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ sys.path.insert(0, str(REPO / "benchmarks"))
 import machine_line  # noqa: E402
 from serving_first import REQUESTS, ROUNDS, TOKENS, first_token  # noqa: E402
 from serving_steps import FIVE, TRIES, first_ratio, generate_ratio, middle, next_turn, step_ratio  # noqa: E402
+from serving_talks import Questions, talks_ratio  # noqa: E402
 
 from mien.gauges import GaugeSet, bundled_gauges  # noqa: E402
 from mien.holds import Hold, bundled_hold  # noqa: E402
@@ -125,6 +127,11 @@ def questions_of(number: int, n: int) -> list[str]:
     return [f"Part {number}. Tell me all you know about {topic}." for topic in TOPICS[:n]]
 
 
+def longest(place: int, k: int) -> int:
+    """Tokens of a client's answer."""
+    return TOKENS_LOAD - SPREAD // 2 + (5 * place + 11 * k) % SPREAD
+
+
 async def turn(served: Served, clients: int, asked: int) -> float:
     """Tokens per second, of so many clients who ask so many questions each, one after another. No two turns have the
     same questions, and answers are cut at lengths that differ, so that they do not all begin and end together.
@@ -133,8 +140,7 @@ async def turn(served: Served, clients: int, asked: int) -> float:
     async def talk(client: httpx.AsyncClient, place: int) -> int:
         tokens = 0
         for k, questions in enumerate(rounds):
-            most = TOKENS_LOAD - SPREAD // 2 + (5 * place + 11 * k) % SPREAD
-            tokens += (await one(client, served, questions[place], most))[0]
+            tokens += (await one(client, served, questions[place], longest(place, k)))[0]
         return tokens
 
     rounds = [questions_of(next(_NUMBERS), clients) for _ in range(asked)]
@@ -294,7 +300,7 @@ def steps(clients: Sequence[int], _pairs: int) -> str:
     theirs = generate_ratio(model, load(), five)
     return f"""Servers' turns are seconds long, and on a shared machine such turns differ by a tenth and more. The
 same comparison step by step, two batches in one process in turn; median and its 95 % interval. Left out are HTTP,
-one pass more for an answer that is cut at its limit, and what is recorded when it ends.
+and what is done once for an answer.
 
 | answers at a time | watched against unwatched | held against watched |
 | --- | --- | --- |
@@ -302,6 +308,29 @@ one pass more for an answer that is cut at its limit, and what is recorded when 
 
 `transformers serve` writes one answer at a time by transformers' `generate`. A step of a watched answer, alone, takes
 {theirs} as long as one of `generate`, streamed, of the same answer and model."""
+
+
+def talks(clients: Sequence[int], pairs: int) -> str:
+    """Whole answers, in the engine."""
+    model, five, _ = embedded()
+
+    def asked(n: int) -> Questions:
+        rounds = [questions_of(next(_NUMBERS), n) for _ in range(ASKED)]
+        return [[(questions[i], longest(i, k)) for k, questions in enumerate(rounds)] for i in range(n)]
+
+    rows = []
+    for n in clients:
+        many = pairs * OFTENER.get(n, 1) // 2
+        rows.append([str(n), str(many), *talks_ratio(model, five, [(asked(n), asked(n)) for _ in range(many + 1)])])
+        print(" | ".join(rows[-1]), flush=True)
+    return f"""As under load, {ASKED} questions of each client, but without servers: a step of a watched batch and a
+step of an unwatched one in turn, each until all is answered. Beside what a step takes there is here what is done once
+for an answer: a pass more for one that is cut at its limit, and reading one again whose tokens a log would cut
+otherwise. What is under load beyond this is HTTP, recording, and the machine's noise.
+
+| clients | turns | time a token, watched against unwatched | answers read again |
+| --- | --- | --- | --- |
+{_rows(rows)}"""
 
 
 def turns(_clients: Sequence[int], _pairs: int) -> str:
@@ -323,14 +352,16 @@ SECTIONS: dict[str, tuple[str, Callable[[Sequence[int], int], str]]] = {
     "load": ("Under load", under_load),
     "first": ("The first token", first),
     "steps": ("One step of the engine", steps),
+    "talks": ("Whole answers in the engine", talks),
     "turns": ("The next turn of a chat", turns),
 }
 
 
-QUICK = ("steps", "turns")
+QUICK = ("steps", "talks", "turns")
 """What `make bench` times."""
-WRITTEN = """Written by `python benchmarks/serving.py` (`make bench-serving`; `make bench` times the last two sections).
-Each section says what it was timed on, and when one is timed by itself the others stay: compare figures within one."""
+WRITTEN = """Written by `python benchmarks/serving.py` (`make bench-serving`; `make bench` times the last three
+sections). Each section says what it was timed on, and when one is timed by itself the others stay: compare figures
+within one."""
 
 
 def sections_of(page: str) -> dict[str, str]:
