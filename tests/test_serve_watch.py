@@ -24,7 +24,7 @@ from mien.engines.hf_answer import Answer
 from mien.engines.hf_turns import read_turns
 from mien.gauges import GaugeSet, save_gauges
 from mien.jobs.scan import scan
-from mien.live import LiveRequest
+from mien.live import LiveEnd, LiveRequest
 from mien.models import Model, wrap
 from mien.records import Message, Sampling
 from mien.scanning.measure import panel
@@ -90,7 +90,7 @@ def test_every_token_of_a_message_is_in_one_segment(sizes: list[int], around: in
     """Messages with what a template puts around them, some of them empty, cut into segments."""
     starts = np.cumsum([around, *(n + around for n in sizes[:-1])]).tolist()
     spans = tuple((a, a + n) for a, n in zip(starts, sizes, strict=True))
-    laid = Reader(None, window, 1).laid(Spanned(tuple(range(spans[-1][1] + around)), spans))  # type: ignore[arg-type]
+    laid = Reader(None, window, 1).laid(Spanned(tuple(range(spans[-1][1] + around)), spans), spans)  # type: ignore[arg-type]
     found: dict[int, list[int]] = {i: [] for i in range(len(sizes))}
     for part, pieces in zip(laid.parts, laid.pieces, strict=True):
         for owner, a, b in pieces:
@@ -137,6 +137,29 @@ def test_an_answer_whose_text_has_other_tokens_is_read_as_text(tmp_path: Path) -
         assert "\ufffd" in text
         rows = scanned(answered(ASK, answer), tmp_path, gauges, model)
         assert_scanned(answer["choices"][0]["mien"]["readings"], 1, rows)
+
+
+def test_of_an_answer_that_is_read_as_text_nothing_is_run_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Up to where its tokens are others; where no gauge looks at the question, it is not wanted either."""
+    model = wrap(tiny.tiny_net(3), tiny.tiny_tokenizer(), "tiny")
+    gauges = serving.gauges_of(model, tmp_path)
+    file = save_gauges(replace(gauges, gauges=gauges.gauges[:1]), tmp_path / "g.safetensors")
+    ended: list[tuple[Answer, LiveEnd]] = []
+    end = Answer.end
+
+    def kept(answer: Answer, *args: Any, **kwargs: Any) -> LiveEnd:
+        ended.append((answer, end(answer, *args, **kwargs)))
+        return ended[-1][1]
+
+    monkeypatch.setattr(Answer, "end", kept)
+    with serving.serving(model, gauge_files=(file,)) as api:
+        api.chat(max_tokens=20, temperature=1, seed=1, mien={})
+    (written, _), (read, found) = ended
+    assert read.only_read
+    assert found.cached >= len(written.request.prompt_ids) > 8
+    assert read.request.spans == ((len(written.request.prompt_ids), read.request.spans[-1][1]),)
 
 
 def test_many_at_once_are_not_mixed_up(api: Api, gauges: GaugeSet, tmp_path: Path) -> None:

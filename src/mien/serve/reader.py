@@ -40,6 +40,8 @@ class Laid:
     """A conversation, cut into the segments that are read. Made away from the event loop: a long one takes seconds."""
 
     spanned: Spanned
+    spans: Sequence[tuple[int, int]]
+    """Of each message, the columns that are wanted."""
     parts: tuple[Segment, ...]
     pieces: tuple[tuple[Piece, ...], ...]
     """Of each segment."""
@@ -52,30 +54,34 @@ class Reader:
         self._bridge, self._window, self._probes = bridge, window, probes
         self._names = count()
 
-    def laid(self, spanned: Spanned) -> Laid:
-        """What is read for the means of its messages."""
+    def laid(self, spanned: Spanned, spans: Sequence[tuple[int, int]]) -> Laid:
+        """What is read for the means of its messages.
+
+        Args:
+            spans: each message's columns; empty for one that is not wanted, so that what is known of a text that was
+                run without it can be taken over.
+        """
         parts = self._parts(spanned)
-        return Laid(spanned, parts, tuple(_inside(spanned.spans, parts)))
+        return Laid(spanned, spans, parts, tuple(_inside(spans, parts)))
 
     def laid_singly(self, spanned: Spanned) -> Laid:
         """What is read for each of its tokens."""
         parts = self._parts(spanned)  # cut where messages end, not where tokens do
         pieces = (tuple((i, i - p.start, i - p.start + 1) for i in range(p.new, p.end)) for p in parts)
-        return Laid(spanned, parts, tuple(pieces))
+        return Laid(spanned, spanned.spans, parts, tuple(pieces))
 
     async def pooled(self, laid: Laid) -> np.ndarray:
-        """`[m, p]` float32: each message's mean projection on every probe; NaN for one without tokens.
+        """`[m, p]` float32: each message's mean projection on every probe; NaN for one without tokens, or not wanted.
 
         Raises:
             ModelError: the engine cannot read it.
             NonFiniteError: activations hold NaN or infinity.
         """
-        spanned = laid.spanned
-        sums = np.zeros((len(spanned.spans), self._probes))
+        sums = np.zeros((len(laid.spans), self._probes))
         for piece, means in zip(laid.pieces, await self._read(laid), strict=True):
             for (owner, start, end), mean in zip(piece, means, strict=True):
                 sums[owner] += mean.astype(np.float64) * (end - start)
-        sizes = np.array([end - start for start, end in spanned.spans], dtype=np.float64)
+        sizes = np.array([end - start for start, end in laid.spans], dtype=np.float64)
         found = np.full_like(sums, np.nan)
         found[sizes > 0] = sums[sizes > 0] / sizes[sizes > 0, None]
         return found.astype(np.float32)

@@ -111,7 +111,7 @@ class Watch:
         spanned = await self._desk(self._chat.spanned, whole)
         pooled = self._as_run(plan, end, spanned, answered, held)
         if pooled is None:
-            pooled = await self.reader.pooled(self.reader.laid(spanned))
+            pooled = await self.reader.pooled(self._laid(whole, spanned))
         values = values_of(self.panel, whole, pooled)
         return Watched(values, whole, places, "held stream" if held else "stream", spanned)
 
@@ -149,13 +149,13 @@ class Watch:
         kept, places = kept_of(messages)
         if self.panel is None or not any(m.role == "assistant" for m in kept):
             return None
-        laid = await self._desk(self._laid, kept)
+        laid = await self._desk(lambda: self._laid(kept, self._chat.spanned(kept)))
         pooled = await self.reader.pooled(laid)
         values = await self._desk(values_of, self.panel, kept, pooled)
         return Watched(values, kept, places, "stream", laid.spanned)
 
-    def _laid(self, messages: Conversation) -> Laid:
-        return self.reader.laid(self._chat.spanned(messages))
+    def _laid(self, messages: Conversation, spanned: Spanned) -> Laid:
+        return self.reader.laid(spanned, tuple(map(self._wanted, messages, spanned.spans)))
 
     async def tokens(self, watched: Watched, shown: Sequence[int]) -> list[list[dict[str, Any]]]:
         """Every token of every answer of a conversation that is over, on some gauges."""
