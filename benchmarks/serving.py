@@ -259,7 +259,8 @@ Below 1, where the first does more work than the second, is the machine's own no
 `unwatched` listen at three ports of one process and share an engine, so that they differ in nothing else.
 An answer whose tokens a log would cut otherwise is read again, so that its reading is what `mien scan` gives for it:
 beside what the others write, in the same passes.
-`transformers serve` runs as it comes, which is one answer at a time, and with its continuous batching."""
+`transformers serve` runs as it comes, which is one answer at a time, and with its continuous batching. Rows of so many
+clients may have been timed by themselves (`--clients`)."""
 
 
 def first(clients: Sequence[int], _pairs: int) -> str:
@@ -357,6 +358,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Sequence[int], int], str]]] = {
 }
 
 
+ALL_CLIENTS = "1,8,32"
 QUICK = ("steps", "talks", "turns")
 """What `make bench` times."""
 WRITTEN = """Written by `python benchmarks/serving.py` (`make bench-serving`; `make bench` times the last three
@@ -377,10 +379,23 @@ def page_of(kept: Mapping[str, str]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def rows_of(section: str) -> dict[tuple[str, ...], str]:
+    """The rows of a section's table by what they compare and how many clients; the first two are its head."""
+    rows = [line.strip("| ").split(" | ") for line in section.splitlines() if line.startswith("| ")]
+    return {tuple(row[: 1 if row[0].isdigit() else 2]): f"| {' | '.join(row)} |" for row in rows}
+
+
+def with_kept_rows(found: str, kept: str) -> str:
+    """A section where some clients were timed, with the page's rows of the others, in the page's order."""
+    new, old = rows_of(found), rows_of(kept)
+    table = "\n".join({**old, **new}.values())
+    return found.replace("\n".join(new.values()), table)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pairs", type=int, default=12)
-    parser.add_argument("--clients", default="1,8,32")
+    parser.add_argument("--clients", default=ALL_CLIENTS, help="how many; the page keeps its rows of others")
     parser.add_argument("--only", default=",".join(SECTIONS), help="sections to time; the page keeps its others")
     parser.add_argument("--quick", action="store_true", help=f"the same as --only {','.join(QUICK)}")
     parser.add_argument("--out", type=Path, default=REPO / "docs" / "serving.md")
@@ -394,6 +409,8 @@ def main() -> None:
         found = timed([int(n) for n in given.clients.split(",")], given.pairs)
         # A section at a time: what comes later may take an hour, or fail.
         kept = sections_of(given.out.read_text("utf-8")) if given.out.exists() else {}
+        if given.clients != ALL_CLIENTS and title in kept:
+            found = with_kept_rows(found, kept[title])
         kept[title] = "\n".join(machine_line.lines()) + "\n\n" + found
         given.out.write_text(page_of(kept), "utf-8")
     print(f"written to {given.out}")
