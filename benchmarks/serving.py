@@ -6,8 +6,7 @@ docs/serving.md.
 The servers take turns, one under load at a time: each turn is a few questions from each of so many clients, streamed.
 Figures are medians of the ratios of turns that follow one another. Other sections time first tokens, of many short
 answers; the same step by step in one process, and for whole answers, where HTTP is out of the way; and a chat's next
-turn.
-`--quick` times these last, which need no other server and are steady, in minutes.
+turn. `--quick` times these last, which need no other server and are steady, in minutes.
 """
 
 from __future__ import annotations
@@ -381,8 +380,11 @@ def page_of(kept: Mapping[str, str]) -> str:
 
 def rows_of(section: str) -> dict[tuple[str, ...], str]:
     """The rows of a section's table by what they compare and how many clients; the first two are its head."""
-    rows = [line.strip("| ").split(" | ") for line in section.splitlines() if line.startswith("| ")]
-    return {tuple(row[: 1 if row[0].isdigit() else 2]): f"| {' | '.join(row)} |" for row in rows}
+    found = {}
+    for row in (line for line in section.splitlines() if line.startswith("| ")):
+        cells = row.strip("| ").split(" | ")
+        found[tuple(cells[: 1 if cells[0].isdigit() else 2])] = row
+    return found
 
 
 def with_kept_rows(found: str, kept: str) -> str:
