@@ -229,8 +229,9 @@ def main() -> None:
         return write_section(PRICE_TITLE, bundled_prices())
     if chosen.second_model:
         kept.parent.mkdir(parents=True, exist_ok=True)
-        kept.write_text(second_model(), "utf-8")
-        return write_section(SECOND_TITLE, kept.read_text("utf-8"))
+        found = second_model()
+        kept.write_text(found, "utf-8")
+        return write_section(SECOND_TITLE, found)
     engine = HfEngine(load())
     hold = calibrate(engine, load_direction(AXIS), BASE / "smollm2-135m", progress=Told())
     on_seen = seen(hold, engine, AXIS)
